@@ -1,0 +1,76 @@
+"""Building blocks that two or more families share.
+
+B batch, N tokens, C channels, h heads, d head dim, T query tokens, S key tokens.
+"""
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Returns x * sigmoid(1.702 x), the GELU approximation of CvT and CLIP; any shape.
+
+    Written through `silu` because `F.sigmoid` cannot be exported to the `.pdmodel` format.
+    """
+    return F.silu(1.702 * x) / 1.702
+
+
+class DropPath(nn.Layer):
+    """Stochastic depth (arXiv 1603.09382): drops a residual branch per sample, (B, ...) -> same shape."""
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.keep_prob = 1.0 - drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.keep_prob == 1.0:
+            return x
+        shape = [x.shape[0]] + [1] * (x.ndim - 1)
+        keep = paddle.floor(paddle.rand(shape, dtype="float32") + self.keep_prob)  # 1 with keep_prob, else 0
+        return x * (keep / self.keep_prob).astype(x.dtype)
+
+
+class Mlp(nn.Layer):
+    """Two linear maps with QuickGELU between them, (B, N, C) -> (B, N, C)."""
+
+    def __init__(self, dim: int, hidden_dim: int, drop_rate: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(quick_gelu(self.fc1(x)))
+        return self.drop(self.fc2(x))
+
+
+class ScaledDotProduct(nn.Layer):
+    """softmax(scale q k^T) v: q (B, h, T, d), k and v (B, h, S, d) -> (B, h, T, d).
+
+    A layer of its own, without parameters, so that the MAC counter sees the shapes of both products.
+    """
+
+    def __init__(self, scale: float, drop_rate: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        attn = (q * self.scale) @ k.transpose([0, 1, 3, 2])  # (B, h, T, d) @ (B, h, d, S) -> (B, h, T, S)
+        attn = self.drop(F.softmax(attn, axis=-1))
+        return attn @ v  # (B, h, T, S) @ (B, h, S, d) -> (B, h, T, d)
+
+
+def trunc_normal_(parameter: Tensor, std: float = 0.02) -> None:
+    """Fills a parameter with N(0, std) cut at -2 and 2, as the reference initialises its linear maps."""
+    nn.initializer.TruncatedNormal(mean=0.0, std=std, a=-2.0, b=2.0)(parameter)
+
+
+def uniform_fan_in_(parameter: Tensor, fan_in: int) -> None:
+    """Fills a parameter with U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for convolutions and biases.
+
+    Paddle's own default, Normal(0, sqrt(2 / (k^2 C_in))), ignores groups and is up to 8 times off.
+    """
+    bound = fan_in**-0.5
+    nn.initializer.Uniform(-bound, bound)(parameter)

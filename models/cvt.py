@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from models.layers import DropPath, Mlp, ScaledDotProduct, trunc_normal_, uniform_fan_in_
@@ -80,11 +81,10 @@ class DepthwiseProjection(nn.Layer):
 
 
 class AvgProjection(nn.Layer):
-    """3x3 average pooling instead of the convolution: (B, C, H, W) -> (B, C, H', W'), H' = ceil((H - 1) / 2) + 1.
+    """3x3 average pooling instead of the convolution: (B, C, H, W) -> (B, C, ceil((H - 1) / 2) + 1, ...) at stride 2.
 
-    The reference rounds up (`ceil_mode`) and counts the zero padding. A window that hangs over the padded edge is
-    divided by its part inside, as PyTorch does and Paddle does not; so the picture and a picture of ones are padded by
-    hand, pooled alike, and divided.
+    The reference rounds the size up and counts the zero padding, but not what hangs over it. oneDNN divides such a
+    window by 9 all the same; so both the image and its extent are padded and pooled here, and the 9 cancels.
     """
 
     def __init__(self, stride: int) -> None:
@@ -92,14 +92,9 @@ class AvgProjection(nn.Layer):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2], x.shape[3]
-        inside = paddle.ones([1, 1, height + 2, width + 2], dtype=x.dtype)
-        return self._mean(nn.functional.pad(x, [1, 1, 1, 1])) / self._mean(inside)
-
-    def _mean(self, x: Tensor) -> Tensor:
-        # both quotients use the same divisor (9), so it cancels; the extra row and column stand for what hangs over
-        x = nn.functional.pad(x, [0, 1, 0, 1])
-        return nn.functional.avg_pool2d(x, 3, stride=self.stride, padding=0)
+        extent = paddle.ones([1, 1, x.shape[2] + 2, x.shape[3] + 2], dtype=x.dtype)
+        total = F.avg_pool2d(F.pad(x, [1, 2, 1, 2]), 3, stride=self.stride)
+        return total / F.avg_pool2d(F.pad(extent, [0, 1, 0, 1]), 3, stride=self.stride)
 
 
 def _projection(method: ProjectionMethod, dim: int, stride: int) -> nn.Layer | None:

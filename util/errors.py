@@ -1,0 +1,73 @@
+"""Errors that a user can cause, each with the exit code a script ends with."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UserError(ValueError):
+    """Something the user can mend: scripts print it as one line and exit with `exit_code`."""
+
+    exit_code = 70
+
+
+class UsageError(UserError):
+    """A wrong option, value or combination."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """An image, a label, a list file or a folder of images is not what it should be."""
+
+    exit_code = 65
+
+
+class MissingInputError(UserError):
+    """A file or folder that was named does not exist."""
+
+    exit_code = 66
+
+
+class WeightsError(UserError):
+    """A weights file does not fit the model, or is damaged."""
+
+    exit_code = 65
+
+
+class OutputError(UserError):
+    """The output cannot be written there."""
+
+    exit_code = 73
+
+
+class SaveError(UserError):
+    """Writing failed although the place was fit for it (disk full, device error)."""
+
+    exit_code = 74
+
+
+class NonFiniteLossError(UserError):
+    """The loss became NaN or infinite."""
+
+    exit_code = 76
+
+
+class MismatchError(UserError):
+    """Two things that must agree do not: settings and checkpoint, model and weights, export and input."""
+
+    exit_code = 78
+
+
+INTERRUPTED = 130
+
+
+def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
+    """Runs a script's `main` and exits: user errors become one line on standard error and their exit code."""
+    try:
+        main(None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)

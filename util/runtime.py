@@ -1,0 +1,90 @@
+"""What must be set before Paddle is loaded: threads, and the code path of its arithmetic library.
+
+Every script calls `start` before it imports anything that imports paddle. Both settings change speed and bits: Paddle's CPU
+wheel links an Intel MKL that takes a slow path on AMD processors unless told otherwise (2 to 3 times slower), and uses one thread by
+default.
+"""
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from util.errors import UsageError
+
+MIN_PYTHON = (3, 11)
+PADDLE_RANGE = "paddlepaddle>=3.3.1,<3.4"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How the arithmetic was set up."""
+
+    threads: int
+    vendor: str
+    mkl_debug_cpu_type: str | None
+
+    def __str__(self) -> str:
+        path = f", MKL_DEBUG_CPU_TYPE={self.mkl_debug_cpu_type}" if self.mkl_debug_cpu_type else ""
+        return f"{self.threads} CPU threads on {self.vendor}{path}"
+
+
+def cpu_vendor() -> str:
+    """Returns the processor's vendor, `GenuineIntel` or `AuthenticAMD` on x86, or `unknown`."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("vendor_id"):
+                return line.partition(":")[2].strip()
+    return "unknown"
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start(cpu_threads: int | None = None) -> Runtime:
+    """Sets threads and MKL's path, then loads Paddle. Variables that the user has set are left alone.
+
+    cpu_threads: None is one a core, shared between the processes of this machine that the launcher started.
+    """
+    if sys.version_info < MIN_PYTHON:
+        found = ".".join(map(str, sys.version_info[:3]))
+        raise UsageError(f"Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer is needed; this is {found}")
+    vendor = cpu_vendor()
+    if vendor == "AuthenticAMD":
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+    if cpu_threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(cpu_threads)
+    local_processes = max(1, int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _available_cores() // local_processes)))
+    threads = os.environ["OMP_NUM_THREADS"]
+    os.environ.setdefault("GLOG_minloglevel", "2")  # errors only; Paddle's C++ part is chatty
+    _load_paddle()
+    return Runtime(
+        threads=int(threads) if threads.isdigit() else 1,
+        vendor=vendor,
+        mkl_debug_cpu_type=os.environ.get("MKL_DEBUG_CPU_TYPE"),
+    )
+
+
+def _load_paddle() -> None:
+    """Imports paddle without its advice against more than one thread, and checks its version."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No ccache found")
+            import paddle
+    except ImportError as error:
+        raise UsageError(
+            f"PaddlePaddle cannot be imported ({error}); install it: pip install -r requirements-cpu.txt, "
+            "or requirements-gpu.txt"
+        ) from None
+    for line in said.getvalue().splitlines():
+        if "OMP_NUM_THREADS" not in line:
+            print(line, file=sys.stderr)
+    version = tuple(int(part) for part in paddle.__version__.split(".")[:3] if part.isdigit())
+    if not (3, 3, 1) <= version < (3, 4):
+        raise UsageError(f"{PADDLE_RANGE} is needed (paddlepaddle-gpu likewise); found {paddle.__version__}")

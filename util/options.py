@@ -44,20 +44,36 @@ class DataOptions:
         None, "list file `relative/path label` of the evaluation images", scope="place"
     )
     delimiter: str | None = setting(None, "what separates path and label in a list file; none: white space")
-    class_names: str | None = setting(None, "file with a line `id name` for each class", scope="place")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassNamesOptions:
+    """class names"""
+
+    class_names: str | None = setting(
+        None, "file with a line `id name` for each class; none: the folders', or ImageNet's for 1000", scope="place"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """batch"""
+
+    batch_size: int = setting(128, "images a process and forward pass", flags=("-b",))
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size > 0, "batch_size", "at least 1", self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderOptions:
     """loading"""
 
-    batch_size: int = setting(128, "images a process and micro-batch", flags=("-b",))
     num_workers: int = setting(
         4, "processes that load data; 0 loads in the main process", flags=("-j",), scope="machine"
     )
 
     def __post_init__(self) -> None:
-        _check(self.batch_size > 0, "batch_size", "at least 1", self.batch_size)
         _check(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)
 
 
@@ -213,7 +229,9 @@ class ScheduleOptions:
     warmup_epochs: int = setting(5, "epochs of linear warm-up")
     cooldown_epochs: int = setting(0, "epochs at min_lr after the others")
     t_in_epochs: bool = setting(False, "change the learning rate at each epoch instead of each update")
-    start_epoch: int | None = setting(None, "first epoch of the counter and the schedule; none: 0, or the checkpoint's")
+    start_epoch: int | None = setting(
+        None, "first epoch of the counter and the schedule; none: 0, or the checkpoint's", scope="machine"
+    )
 
     def __post_init__(self) -> None:
         _check(self.epochs >= 1, "epochs", "at least 1", self.epochs)
@@ -235,13 +253,21 @@ class ScheduleOptions:
 class DeviceOptions:
     """device"""
 
-    device: str = setting("auto", "auto, cpu, gpu, gpu:N, xpu or npu", scope="machine")
-    cpu_threads: int | None = setting(None, "threads of CPU arithmetic; none: one a core", scope="machine")
+    device: str = setting("auto", "auto (a GPU if there is one), cpu, gpu, gpu:N, xpu or npu", scope="machine")
 
     def __post_init__(self) -> None:
         name, _, number = self.device.partition(":")
         known = name in ("auto", "cpu", "gpu", "xpu", "npu") and (not number or (name == "gpu" and number.isdigit()))
         _check(known, "device", "auto, cpu, gpu, gpu:N, xpu or npu", self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreadOptions:
+    """threads"""
+
+    cpu_threads: int | None = setting(None, "threads of CPU arithmetic; none: one a core", scope="machine")
+
+    def __post_init__(self) -> None:
         _check(self.cpu_threads is None or self.cpu_threads > 0, "cpu_threads", "at least 1", self.cpu_threads)
 
 
@@ -317,8 +343,8 @@ class InferOptions:
 
 
 GROUPS: tuple[type[Any], ...] = (
-    DataOptions, LoaderOptions, PreprocessOptions, AugmentOptions, ModelOptions, RegularisationOptions, WeightsOptions,
-    EmaChoiceOptions, OptimOptions, ScheduleOptions, DeviceOptions, RunOptions, PredictOptions, ExportOptions,
+    DataOptions, ClassNamesOptions, BatchOptions, LoaderOptions, PreprocessOptions, AugmentOptions, ModelOptions, RegularisationOptions, WeightsOptions,
+    EmaChoiceOptions, OptimOptions, ScheduleOptions, DeviceOptions, ThreadOptions, RunOptions, PredictOptions, ExportOptions,
     InferOptions,
 )  # fmt: skip
 

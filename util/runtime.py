@@ -62,6 +62,9 @@ def start(cpu_threads: int | None = None) -> Runtime:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _available_cores() // local_processes)))
     threads = os.environ["OMP_NUM_THREADS"]
     os.environ.setdefault("GLOG_minloglevel", "2")  # errors only; Paddle's C++ part is chatty
+    warnings.filterwarnings("ignore", message="No ccache found")
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # corrupt EXIF and large pictures: decode_image judges itself
     _load_paddle()
     return Runtime(
         threads=int(threads) if threads.isdigit() else 1,
@@ -74,8 +77,7 @@ def _load_paddle() -> None:
     """Imports paddle without its advice against more than one thread, and checks its version."""
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="No ccache found")
+        with contextlib.redirect_stderr(said):
             import paddle
     except ImportError as error:
         raise UsageError(
@@ -88,3 +90,18 @@ def _load_paddle() -> None:
     version = tuple(int(part) for part in paddle.__version__.split(".")[:3] if part.isdigit())
     if not (3, 3, 1) <= version < (3, 4):
         raise UsageError(f"{PADDLE_RANGE} is needed (paddlepaddle-gpu likewise); found {paddle.__version__}")
+
+
+def resolve_device(device: str) -> str:
+    """Returns `cpu`, `gpu`, `gpu:N`, `xpu` or `npu` for an option's value; a UsageError where there is no such GPU.
+
+    `auto` is a GPU if this Paddle has one. Call it after `start`.
+    """
+    import paddle
+
+    has_gpu = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if device == "auto":
+        return "gpu" if has_gpu else "cpu"
+    if device.startswith("gpu") and not has_gpu:
+        raise UsageError(f"--device {device}: this PaddlePaddle has no GPU to use; choose --device cpu")
+    return device

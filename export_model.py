@@ -1,0 +1,76 @@
+"""Exports a checkpoint for deployment: programs in both of Paddle's formats, parameters, and a manifest.
+
+    python export_model.py --model cvt_13_224x224 --output DIR --resume CHECKPOINT
+
+Each program is run on the spot and compared with the model. The output is logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from util import options, runtime
+from util.errors import UsageError, run_script
+from util.settings import Settings, parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(Settings):
+    export: options.ExportOptions
+    names: options.ClassNamesOptions
+    preprocess: options.PreprocessOptions
+    model: options.ModelOptions
+    weights: options.WeightsOptions
+    ema: options.EmaChoiceOptions
+    threads: options.ThreadOptions
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    settings = parse(ExportSettings, argv, description=__doc__ or "")
+    if settings.export.output is None:
+        raise UsageError("no output: name the folder for the exported files with --output")
+    arithmetic = runtime.start(settings.threads.cpu_threads)
+
+    # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
+    import paddle
+
+    from models import create_model, model_info
+    from util import distributed
+    from util.deploy.bundle import Manifest
+    from util.deploy.export import export
+    from util.log import start_logging
+    from util.restore import restore
+
+    log = start_logging(is_main=True)
+    distributed.start("cpu")  # the written programs do not depend on the device
+    trained = restore(
+        settings.weights,
+        settings.model,
+        settings.preprocess,
+        use_ema=settings.ema.use_ema,
+        names_file=settings.names.class_names,
+        create_model=create_model,
+        model_info=model_info,
+    )
+    channels, height, width = trained.preprocessing.input_size
+    open_size = settings.export.dynamic_size
+    manifest = Manifest(
+        model=trained.name,
+        input_shape=(None, channels, None, None) if open_size else (None, channels, height, width),
+        input_dtype="float32",
+        num_classes=trained.num_classes,
+        class_names=tuple(trained.class_names),
+        preprocess=trained.preprocessing.to_plain(),
+        sha256={},
+        versions={"paddle": paddle.__version__},
+    )
+    folder = Path(settings.export.output)
+    sizes = [(height, width), (height + 16, width + 48)] if open_size else [(height, width)]
+    differences = export(trained.model, manifest, folder, threads=arithmetic.threads, sizes=sizes)
+    for program, difference in differences.items():
+        log.info(f"{folder / program}: largest difference from the model {difference:.2e}")
+    log.info(f"run it: python infer.py --model_dir {folder} --input_file IMAGE")
+
+
+if __name__ == "__main__":
+    run_script(main)

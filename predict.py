@@ -1,0 +1,77 @@
+"""Classifies images with a checkpoint.
+
+    python predict.py --infer_imgs demo/chelsea.jpg --resume CHECKPOINT
+
+Standard output is one Python literal: a list of dicts with class_ids, scores, file_name, label_names.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from util import options, runtime
+from util.data.images import ImageError
+from util.errors import UsageError, run_script
+from util.prediction import collect_inputs, predict_files, refuse_unreadable, write_predictions
+from util.settings import Settings, parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(Settings):
+    predict: options.PredictOptions
+    names: options.ClassNamesOptions
+    batch: options.BatchOptions
+    preprocess: options.PreprocessOptions
+    model: options.ModelOptions
+    weights: options.WeightsOptions
+    ema: options.EmaChoiceOptions
+    device: options.DeviceOptions
+    threads: options.ThreadOptions
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    settings = parse(PredictSettings, argv, description=__doc__ or "")
+    if not settings.predict.infer_imgs:
+        raise UsageError("no images: name files, folders, globs or @list.txt with --infer_imgs")
+    files = collect_inputs(settings.predict.infer_imgs)
+    runtime.start(settings.threads.cpu_threads)
+
+    # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
+    import numpy as np
+    import paddle
+
+    from models import create_model, model_info
+    from util import distributed
+    from util.restore import restore
+
+    # Weights, and what they say about preprocessing and classes
+    distributed.start(settings.device.device)
+    trained = restore(
+        settings.weights,
+        settings.model,
+        settings.preprocess,
+        use_ema=settings.ema.use_ema,
+        names_file=settings.names.class_names,
+        create_model=create_model,
+        model_info=model_info,
+    )
+
+    @paddle.no_grad()
+    def forward(images: np.ndarray) -> np.ndarray:
+        return trained.model(paddle.to_tensor(images)).numpy()
+
+    # Prediction, in fp32
+    bad: list[ImageError] = []
+    predictions = predict_files(
+        files,
+        transform=trained.preprocessing.transform(),
+        forward=forward,
+        class_names=trained.class_names,
+        batch_size=settings.batch.batch_size,
+        bad=bad,
+    )
+    write_predictions(predictions, settings.predict.output)
+    refuse_unreadable(bad, len(files))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,255 @@
+"""Which images a data set has, from class folders or list files, and reading one of them."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from util.data.images import IMAGE_SUFFIXES, ImageError, decode_image
+from util.data.sampler import SampleKey, sample_rng
+from util.errors import DataError, MismatchError, MissingInputError
+
+MAX_REPORTED = 10  # problems of a list file or a folder named in one error
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Images of a split: paths relative to `root`, labels, and the class names where folders give them."""
+
+    root: Path
+    paths: list[str]
+    labels: np.ndarray  # int64 (num_images,)
+    class_names: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        """Returns the full path of an image."""
+        return os.path.join(self.root, self.paths[index])
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """An image that could not be read: a value, so that the process that asked decides what to do."""
+
+    path: str
+    reason: str
+
+
+Sample = tuple[np.ndarray, int, int]  # image float32 (3, H, W), label, index
+
+
+class ImageDataset:
+    """Reads, decodes and transforms samples by key.
+
+    transform: f(image, rng) -> float32 (3, H, W); `rng` comes from (seed, epoch, index, repeat) alone.
+    """
+
+    def __init__(
+        self, images: ImageList, transform: Callable[[Image.Image, np.random.Generator], np.ndarray], *, seed: int
+    ) -> None:
+        self.images = images
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: SampleKey) -> Sample | BadImage:
+        _, index, _ = key
+        try:
+            image = decode_image(self.images.path(index))
+        except ImageError as error:
+            return BadImage(error.path, error.reason)
+        return self.transform(image, sample_rng(self.seed, key)), int(self.images.labels[index]), index
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+
+
+def find_images(folder: str | Path) -> list[str]:
+    """Returns the image files below a folder, relative to it, sorted; hidden files and folders are left out."""
+    found = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        relative = os.path.relpath(where, folder)
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                found.append(name if relative == "." else os.path.join(relative, name))
+    return sorted(found)
+
+
+def scan_folder(root: Path, split: str, class_names: Sequence[str] | None = None) -> ImageList:
+    """Returns the images of `root/split/<class>/`, class indices by sorted folder names.
+
+    class_names: the classes of training; folders are then matched by name. An unknown folder is a MismatchError, an
+    empty one a DataError.
+    """
+    folder = root / split
+    folders = _subfolders(folder)
+    if not folders:
+        raise DataError(f"{folder}: no class folders; expected {folder}/<class>/<image>")
+    known = list(class_names) if class_names is not None else folders
+    unknown = [name for name in folders if name not in set(known)]
+    if unknown:
+        raise MismatchError(
+            f"{folder}: the classes {', '.join(unknown[:MAX_REPORTED])} are not among the {len(known)} classes of "
+            "training; remove them or use a list file"
+        )
+    paths: list[str] = []
+    labels: list[int] = []
+    empty = []
+    index_of = {name: i for i, name in enumerate(known)}
+    for name in folders:
+        images = find_images(folder / name)
+        if not images:
+            empty.append(str(folder / name))
+        paths.extend(os.path.join(split, name, image) for image in images)
+        labels.extend([index_of[name]] * len(images))
+    if empty:
+        suffixes = " ".join(IMAGE_SUFFIXES)
+        raise DataError(f"class folders without images ({suffixes}): {', '.join(empty[:MAX_REPORTED])}; remove or fill")
+    return ImageList(root, paths, np.asarray(labels, np.int64), known)
+
+
+def read_list(path: Path, root: Path, *, num_classes: int | None = None, delimiter: str | None = None) -> ImageList:
+    """Returns the images of a list file, a line `relative/path label` each, paths relative to `root`.
+
+    A line is split once, from the right, at white space or at `delimiter`. Blank lines, CRLF and a BOM are accepted.
+    num_classes: labels must be below it. All faults are collected into one DataError, as file:line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise MissingInputError(f"{path}: no such list file") from None
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text") from None
+    paths: list[str] = []
+    labels: list[int] = []
+    lines: list[int] = []
+    faults: list[str] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip()
+        if not line:
+            continue
+        fields = line.rsplit(delimiter, 1)
+        fault = _line_fault(fields, num_classes)
+        if fault:
+            faults.append(f"{path}:{number}: {fault}")
+            continue
+        paths.append(fields[0].strip())
+        labels.append(int(fields[1]))
+        lines.append(number)
+    faults += _missing_files(path, root, paths, lines)
+    if faults:
+        more = f" (and {len(faults) - MAX_REPORTED} more)" if len(faults) > MAX_REPORTED else ""
+        raise DataError("; ".join(faults[:MAX_REPORTED]) + more)
+    if not paths:
+        raise DataError(f"{path}: lists no images")
+    return ImageList(root, paths, np.asarray(labels, np.int64), None)
+
+
+def _line_fault(fields: list[str], num_classes: int | None) -> str | None:
+    if len(fields) != 2:
+        return f"expected `path label`, got {fields[0]!r}"
+    name, label = fields
+    if not re.fullmatch(r"\d{1,9}", label.strip()):
+        return f"the label must be an integer of at least 0, got {label.strip()!r}"
+    if num_classes is not None and int(label) >= num_classes:
+        return f"label {int(label)} is outside the {num_classes} classes (0 to {num_classes - 1})"
+    if os.path.isabs(name) or ".." in Path(name).parts:
+        return f"the path must stay inside data_dir, got {name!r}"
+    return None
+
+
+def _missing_files(list_path: Path, root: Path, paths: list[str], lines: list[int]) -> list[str]:
+    """One listing a folder instead of a million calls of stat."""
+    listings: dict[str, set[str]] = {}
+    faults = []
+    for name, number in zip(paths, lines, strict=True):
+        folder, file = os.path.split(name)
+        if folder not in listings:
+            try:
+                listings[folder] = set(os.listdir(root / folder))
+            except OSError:
+                listings[folder] = set()
+        if file not in listings[folder]:
+            faults.append(f"{list_path}:{number}: {root / name}: no such file")
+    return faults
+
+
+def load_split(
+    data_dir: str,
+    split: str,
+    *,
+    list_path: str | None = None,
+    delimiter: str | None = None,
+    class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
+) -> ImageList:
+    """Returns the images of `data_dir/split`, or of a list file.
+
+    list_path: list file; without one, class folders are read, and for a flat folder `<split>_list.txt` in `data_dir`.
+    class_names, num_classes: those of training, when they are known.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise MissingInputError(f"{root}: no such data folder; give it as the first argument or with --data_dir")
+    if list_path is not None:
+        return read_list(Path(list_path), root, num_classes=num_classes, delimiter=delimiter)
+    folder = root / split
+    if not folder.is_dir():
+        raise MissingInputError(f"{folder}: no such folder; name the split or give its list with --cls_label_path_*")
+    if _subfolders(folder):
+        return scan_folder(root, split, class_names)
+    beside = root / f"{split}_list.txt"
+    if beside.is_file():
+        return read_list(beside, root, num_classes=num_classes, delimiter=delimiter)
+    raise DataError(
+        f"{folder} has no class folders: sort its images into {folder}/<class>/, or list them as `{split}/name label` "
+        f"in {beside} (or in a file given with --cls_label_path_*)"
+    )
+
+
+def read_class_names(path: Path, num_classes: int) -> list[str]:
+    """Returns the names of a file with a line `id name` each, ids 0 to num_classes - 1, in any order."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text") from None
+    names: dict[int, str] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        key, _, name = line.strip().partition(" ")
+        if not key.isdecimal() or not name.strip():
+            raise DataError(f"{path}:{number}: expected `id name`, got {line.strip()!r}")
+        if int(key) in names:
+            raise DataError(f"{path}:{number}: id {int(key)} stands twice")
+        names[int(key)] = name.strip()
+    if sorted(names) != list(range(num_classes)):
+        raise DataError(f"{path}: expected the ids 0 to {num_classes - 1}, once each; got {len(names)} names")
+    return [names[i] for i in range(num_classes)]
+
+
+IMAGENET_NAMES = Path(__file__).resolve().parents[2] / "demo" / "imagenet1k_label_list.txt"
+
+
+def readable_names(class_names: Sequence[str] | None, num_classes: int, names_file: str | None) -> list[str]:
+    """Returns what to call the classes: a file's names, ImageNet's for 1000 wnids, the folders', or the numbers."""
+    if names_file is not None:
+        return read_class_names(Path(names_file), num_classes)
+    wnids = class_names is None or all(re.fullmatch(r"n\d{8}", name) for name in class_names)
+    if num_classes == 1000 and wnids and IMAGENET_NAMES.is_file():
+        return read_class_names(IMAGENET_NAMES, num_classes)
+    return list(class_names) if class_names is not None else [str(i) for i in range(num_classes)]

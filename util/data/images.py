@@ -1,0 +1,84 @@
+"""Decoding: one function turns any supported file into the same RGB picture, everywhere."""
+
+import io
+import os
+import stat
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from util.errors import DataError
+
+# Content decides, never the file's name. The list is short on purpose: fewer parsers, fewer holes.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+MAX_PIXELS = 178_956_970  # Pillow's limit: above it a small file can ask for gigabytes
+
+# What Pillow's parsers raise on broken input, besides OSError.
+_DECODE_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+class ImageError(DataError):
+    """An image file that cannot be used, with its path and the reason."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Returns a regular file's content; ImageError says what is wrong (a FIFO or a device would block for ever)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise ImageError(str(path), "is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
+            return file.read()
+    except FileNotFoundError:
+        raise ImageError(str(path), "no such file") from None
+    except OSError as error:
+        raise ImageError(str(path), error.strerror or str(error)) from None
+
+
+def decode_image(source: str | Path | bytes, *, name: str | None = None) -> Image.Image:
+    """Returns the picture as PIL RGB.
+
+    source: a path, or the file's bytes; `name` then stands for the path in errors.
+    Alpha is dropped, grey and palette pictures become RGB, CMYK goes through Pillow's plain conversion, 16-bit grey is
+    divided by 256, animations give their first frame. EXIF orientation is not applied, as in torchvision and timm,
+    whose published accuracies rest on that. Raises ImageError with path and reason.
+    """
+    if isinstance(source, bytes):
+        path, data = name or "<bytes>", source
+    else:
+        path, data = str(source), read_bytes(source)
+    if not data:
+        raise ImageError(path, "is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(path, f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+        return _to_rgb(image)
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageError(path, f"is not an image ({', '.join(FORMATS)})") from None
+    except _DECODE_ERRORS as error:
+        raise ImageError(path, f"cannot be decoded: {error}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip everything above 255 to white
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")

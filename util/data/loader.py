@@ -1,0 +1,61 @@
+"""Batches from a data set: Paddle's DataLoader with this project's samplers, and errors as values."""
+
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from paddle import Tensor
+from paddle.io import DataLoader
+
+from util.data.dataset import BadImage, ImageDataset, ImageList, Sample
+from util.data.preprocessing import Preprocessing
+from util.data.sampler import EvalBatches, TrainBatches
+from util.errors import DataError
+
+Batch = tuple[Tensor, Tensor, Tensor, list[BadImage]]  # images (B, 3, H, W), labels (B,), indices (B,), bad images
+
+
+def collate(samples: Sequence[Sample | BadImage]) -> list[Any]:
+    """Stacks the good samples: images (B, 3, H, W), labels int64 (B,), indices int64 (B,), and the bad ones' list."""
+    good = [s for s in samples if not isinstance(s, BadImage)]
+    bad = [s for s in samples if isinstance(s, BadImage)]
+    if not good:
+        empty = np.zeros(0, np.int64)
+        return [np.zeros((0, 3, 1, 1), np.float32), empty, empty, bad]
+    images, labels, indices = zip(*good, strict=True)
+    return [np.stack(images), np.asarray(labels, np.int64), np.asarray(indices, np.int64), bad]
+
+
+def _leave_signals_to_parent(worker_id: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops its workers
+
+
+def make_loader(dataset: ImageDataset, batches: TrainBatches | EvalBatches, *, num_workers: int) -> DataLoader:
+    """Returns a loader of `Batch`es. Workers stay between epochs and hand over numpy arrays."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_leave_signals_to_parent,
+        return_list=True,
+    )
+
+
+def eval_loader(
+    images: ImageList, batches: EvalBatches, preprocessing: Preprocessing, num_workers: int
+) -> DataLoader:
+    """Returns the loader of a labelled split for evaluation."""
+    plain = preprocessing.transform()
+    dataset = ImageDataset(images, lambda image, rng: plain(image), seed=0)
+    return make_loader(dataset, batches, num_workers=num_workers)
+
+
+def refuse_bad_images(bad: Sequence[BadImage]) -> None:
+    """Raises a DataError that names the bad images, if there are any."""
+    if bad:
+        listed = "; ".join(f"{b.path}: {b.reason}" for b in bad[:5])
+        more = f" (and {len(bad) - 5} more in this batch)" if len(bad) > 5 else ""
+        raise DataError(f"unreadable image {listed}{more}; repair or remove it")

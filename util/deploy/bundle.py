@@ -1,0 +1,129 @@
+"""The folder that `export_model.py` writes and `infer.py` reads. Imports no paddle.
+
+    model.json      program in Paddle 3's format          model.pdiparams   parameters of both programs
+    model.pdmodel   program in Paddle 2's format          export.json       manifest: hashes, input, preprocessing, classes
+
+The manifest is checked before any native code reads a program: Paddle Inference answers with random numbers when the
+parameters are missing, and with other numbers when a bit of them is flipped.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from util.data.preprocessing import Preprocessing
+from util.errors import MismatchError, MissingInputError, UsageError, WeightsError
+
+MANIFEST = "export.json"
+PROGRAMS = ("model.json", "model.pdmodel")
+PARAMS = "model.pdiparams"
+VERSION = 1
+
+
+def file_sha256(path: Path) -> str:
+    """Returns a file's sha256; a file that cannot be read is a MissingInputError."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What `export.json` says. input_shape has null for an open axis: (batch, channels, height, width)."""
+
+    model: str
+    input_shape: tuple[int | None, ...]
+    input_dtype: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    preprocess: dict[str, Any]
+    sha256: dict[str, str]
+    versions: dict[str, str]
+    output: str = "logits"
+    version: int = VERSION
+
+    def write(self, folder: Path) -> None:
+        """Writes the manifest."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+    def preprocessing(self) -> Preprocessing:
+        """Returns the preprocessing that the model was exported with."""
+        return Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.preprocess.items()})
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Returns a bundle's manifest; missing, damaged or newer ones are errors that name the file."""
+    path = folder / MANIFEST
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingInputError(f"{path}: no such file; export the model with export_model.py") from None
+    except OSError as error:
+        raise MissingInputError(f"{path}: {error.strerror}") from None
+    except ValueError:
+        raise WeightsError(f"{path}: damaged: not JSON") from None
+    try:
+        if values["version"] != VERSION:
+            raise WeightsError(f"{path}: written in version {values['version']}; this code reads {VERSION}")
+        manifest = Manifest(
+            **values
+            | {"input_shape": tuple(values["input_shape"]), "class_names": tuple(values["class_names"])}
+        )
+        manifest.preprocessing()
+    except (TypeError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{path}: damaged: {error}") from None
+    return manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified program with its parameters and manifest."""
+
+    program: Path
+    params: Path
+    manifest: Manifest
+
+
+def open_bundle(model_dir: str | None, model_file: str | None, params_file: str | None) -> Bundle:
+    """Finds and verifies an exported model.
+
+    model_dir: the export folder; or model_file, a program in it, and optionally params_file. In a folder, the `.json`
+    program is taken. A hash that differs from the manifest's is a WeightsError.
+    """
+    if (model_dir is None) == (model_file is None):
+        raise UsageError("give the exported model with either --model_dir FOLDER or --model_file PROGRAM")
+    if model_dir is not None:
+        folder = Path(model_dir)
+        if not folder.is_dir():
+            raise MissingInputError(f"{folder}: no such folder")
+        if params_file is not None:
+            raise UsageError("--params_file goes with --model_file, not with --model_dir")
+        program = next((folder / p for p in PROGRAMS if (folder / p).is_file()), folder / PROGRAMS[0])
+    else:
+        program = Path(str(model_file))
+        if program.suffix == ".pdiparams":
+            program = next((p for s in (".json", ".pdmodel") if (p := program.with_suffix(s)).is_file()), program)
+    params = Path(params_file) if params_file is not None else program.with_suffix(".pdiparams")
+    manifest = read_manifest(program.parent)
+    for path in (program, params):
+        expected = manifest.sha256.get(path.name)
+        if file_sha256(path) != expected:
+            known = ", ".join(manifest.sha256)
+            reason = f"is not one of {known}" if expected is None else "is damaged, or of another export"
+            raise WeightsError(f"{path} {reason}: its sha256 is not what {program.parent / MANIFEST} says; export again")
+    return Bundle(program, params, manifest)
+
+
+def check_input_size(manifest: Manifest, preprocessing: Preprocessing) -> None:
+    """Refuses images of a size that the program was not exported for; Paddle would accept them silently."""
+    for name, exported, given in zip("CHW", manifest.input_shape[1:], preprocessing.input_size, strict=True):
+        if exported is not None and exported != given:
+            raise MismatchError(
+                f"the model was exported for {name} = {exported}, not {given}; leave out --input_size, or export with "
+                "--dynamic_size"
+            )

@@ -1,0 +1,102 @@
+"""Writing an exported model: both static formats, checked against the model on the spot."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.static import InputSpec
+
+from util.deploy.bundle import MANIFEST, PARAMS, PROGRAMS, Bundle, Manifest, file_sha256
+from util.deploy.engines import paddle_engine
+from util.errors import MismatchError, OutputError, SaveError
+
+TOLERANCE = 1e-5  # relative to the largest logit
+CHECK_BATCHES = (1, 3)
+
+
+def _save_program(model: nn.Layer, stem: Path, shape: tuple[int | None, ...], *, old_format: bool) -> None:
+    """Writes `<stem>.pdmodel` or `<stem>.json`, with `<stem>.pdiparams`."""
+    spec = InputSpec([-1 if n is None else n for n in shape], "float32", "images")
+    guard = paddle.pir_utils.OldIrGuard() if old_format else contextlib.nullcontext()
+    with guard:
+        static = paddle.jit.to_static(model, input_spec=[spec], full_graph=True)
+        try:
+            paddle.jit.save(static, str(stem))
+        finally:
+            model.forward = static.forward.rollback()
+
+
+@contextlib.contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """A temporary folder on the same disk; nothing of it is left."""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".tmp-export-", dir=target))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}; choose another --output") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def export(
+    model: nn.Layer, manifest: Manifest, folder: Path, *, threads: int, sizes: list[tuple[int, int]]
+) -> dict[str, float]:
+    """Writes the bundle to `folder` and returns each program's largest difference from the model's logits.
+
+    manifest: everything but the hashes. sizes: heights and widths to compare at. The programs are run by Paddle
+    Inference on random images at batch 1 and 3; a difference above 1e-5 of the largest logit is a MismatchError, and nothing
+    in `folder` changes.
+    """
+    with _folder_beside(folder) as beside:
+        try:
+            _write(model, manifest, beside)
+        except OSError as error:
+            raise SaveError(f"{folder}: not written: {error.strerror or error}") from None
+        differences = {
+            program: _difference(model, Bundle(beside / program, beside / PARAMS, manifest), threads, sizes)
+            for program in PROGRAMS
+        }
+        try:
+            for name in (*PROGRAMS, PARAMS, MANIFEST):
+                os.replace(beside / name, folder / name)
+        except OSError as error:
+            raise SaveError(f"{folder / name}: not written: {error.strerror}") from None
+    return differences
+
+
+def _write(model: nn.Layer, manifest: Manifest, folder: Path) -> None:
+    _save_program(model, folder / "model", manifest.input_shape, old_format=False)
+    params = file_sha256(folder / PARAMS)
+    _save_program(model, folder / "model", manifest.input_shape, old_format=True)
+    if file_sha256(folder / PARAMS) != params:
+        raise MismatchError("the two formats wrote different parameters; please report this with your Paddle version")
+    hashes = {name: file_sha256(folder / name) for name in (*PROGRAMS, PARAMS)}
+    Manifest(**{**manifest.__dict__, "sha256": hashes}).write(folder)
+
+
+@paddle.no_grad()
+def _difference(model: nn.Layer, bundle: Bundle, threads: int, sizes: list[tuple[int, int]]) -> float:
+    forward = paddle_engine(bundle, device="cpu", threads=threads, onednn=True)
+    rng = np.random.default_rng(0)
+    largest = 0.0
+    for height, width in sizes:
+        for batch in CHECK_BATCHES:
+            images = rng.standard_normal((batch, 3, height, width), dtype=np.float32)
+            expected = model(paddle.to_tensor(images)).numpy()
+            difference = float(np.abs(forward(images) - expected).max())
+            limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+            if not difference <= limit:
+                raise MismatchError(
+                    f"{bundle.program.name} differs from the model by {difference:.2e} (limit {limit:.2e}) at batch "
+                    f"{batch}, {height} x {width}; nothing was written"
+                )
+            largest = max(largest, difference)
+    return largest

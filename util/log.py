@@ -1,0 +1,77 @@
+"""Logging of a run: the terminal and `train.log` get the same lines, from rank 0 alone."""
+
+import json
+import logging
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+NAME = "run"
+
+
+class _TimedFormatter(logging.Formatter):
+    """`[04:32:41.592649] message`, microseconds always."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).time().isoformat(timespec="microseconds")
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return f"[{time}] {level}{record.getMessage()}"
+
+
+class _AboveProgressBar(logging.Handler):
+    """Writes to standard error without breaking a progress bar there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def start_logging(*, is_main: bool) -> logging.Logger:
+    """Returns the run's logger; other ranks than the main one log errors only."""
+    logger = logging.getLogger(NAME)
+    logger.setLevel(logging.INFO if is_main else logging.ERROR)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    handler = _AboveProgressBar()
+    handler.setFormatter(_TimedFormatter())
+    logger.addHandler(handler)
+    return logger
+
+
+def log_to_file(logger: logging.Logger, path: Path) -> None:
+    """Also appends the log's lines to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_TimedFormatter())
+    logger.addHandler(handler)
+
+
+class EpochLog:
+    """`log.txt`: one JSON object an epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def keep_before(self, epoch: int) -> None:
+        """Drops the lines of `epoch` and later ones (and a torn last line): a resumed run writes them again."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["epoch"] < epoch:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue
+        beside = self.path.with_name(f".tmp-{self.path.name}-{os.getpid()}")
+        beside.write_text("".join(kept), encoding="utf-8")
+        os.replace(beside, self.path)
+
+    def append(self, values: dict[str, Any]) -> None:
+        """Adds a line, in one write."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")

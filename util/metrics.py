@@ -1,0 +1,47 @@
+"""Accuracy and loss as sums, divided once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from util.distributed import World
+from util.errors import NonFiniteLossError
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Result of an evaluation; accuracies in percent."""
+
+    images: int
+    top1: float
+    top5: float
+    loss: float
+
+
+class MetricSums:
+    """Adds up batches on the device; nothing is copied to the host before `compute`.
+
+    Top-5 means top-k with k = min(5, number of classes).
+    """
+
+    def __init__(self) -> None:
+        self.sums = paddle.zeros([3], dtype="float64")  # top-1 hits, top-5 hits, loss
+        self.seen = 0
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch: logits (B, K), labels int64 (B,)."""
+        _, best = paddle.topk(logits, min(5, logits.shape[1]), axis=1)  # (B, k)
+        hits = (best == labels.unsqueeze(1)).astype("float64")
+        loss = F.cross_entropy(logits.astype("float32"), labels, reduction="none").astype("float64").sum()
+        self.sums += paddle.stack([hits[:, 0].sum(), hits.sum(), loss])
+        self.seen += len(labels)
+
+    def compute(self, world: World) -> Metrics:
+        """Returns the metrics over all processes. A NaN or infinite loss is a NonFiniteLossError."""
+        top1, top5, loss, seen = world.sum(np.append(self.sums.numpy(), self.seen)).tolist()
+        if not np.isfinite(loss):
+            raise NonFiniteLossError(f"the loss over {int(seen)} images is {loss}: the weights give no finite logits")
+        return Metrics(images=int(seen), top1=100 * top1 / seen, top5=100 * top5 / seen, loss=loss / seen)

@@ -1,0 +1,91 @@
+"""From a weights file to a model that is ready to use, for eval, predict and export."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from util.data.dataset import readable_names
+from util.data.preprocessing import Preprocessing, resolve_preprocessing
+from util.errors import MismatchError, UsageError, WeightsError
+from util.options import ModelOptions, PreprocessOptions, WeightsOptions
+from util.weights import LoadedWeights, read_weights, set_weights
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in evaluation mode with what belongs to it."""
+
+    model: "nn.Layer"
+    name: str
+    num_classes: int
+    preprocessing: Preprocessing
+    class_folders: list[str] | None  # names of the training folders; None when training read a list
+    class_names: list[str]  # what to call the classes
+
+
+def _choose_name(option: str | None, weights: LoadedWeights, source: str) -> str:
+    saved = weights.state.get("model", {}).get("name")
+    if option is not None and saved is not None and option != saved:
+        raise MismatchError(f"{source} holds {saved}, not {option}; use --model {saved} or leave it out")
+    name = option or saved
+    if name is None:
+        raise UsageError(f"{source} does not say which model it is for; name it with --model")
+    return name
+
+
+def _choose_num_classes(option: int | None, weights: LoadedWeights, source: str) -> int:
+    saved = weights.state.get("model", {}).get("num_classes")
+    if saved is None and "head.bias" in weights.tensors:
+        saved = len(weights.tensors["head.bias"])
+    if saved is None:
+        raise WeightsError(f"{source} has no classification head")
+    if option is not None and option != saved:
+        raise MismatchError(f"{source} has {saved} classes, not {option}; leave out --num_classes")
+    return int(saved)
+
+
+def restore(
+    weights_options: WeightsOptions,
+    model_options: ModelOptions,
+    preprocess_options: PreprocessOptions,
+    *,
+    use_ema: bool,
+    names_file: str | None,
+    create_model: Callable[..., "nn.Layer"],
+    model_info: Callable[[str], Any],
+) -> Trained:
+    """Builds the model that a weights file is for, loads it strictly, and resolves its preprocessing.
+
+    create_model, model_info: the registry's, handed over by the script. Without a weights file this refuses: nothing is
+    ever computed with random weights. A model or a number of classes that differs from the file's is a MismatchError.
+    """
+    if weights_options.resume is not None and weights_options.pretrained is not None:
+        raise UsageError("give either --resume or --pretrained")
+    source = weights_options.resume or weights_options.pretrained
+    if source is None:
+        raise UsageError("no weights: give a checkpoint with --resume CHECKPOINT, or a weights file with --pretrained")
+    weights = read_weights(source, use_ema=use_ema)
+    name = _choose_name(model_options.model, weights, source)
+    try:
+        info = asdict(model_info(name))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    num_classes = _choose_num_classes(model_options.num_classes, weights, source)
+    preprocessing = resolve_preprocessing(preprocess_options, info, weights.state.get("preprocess", {}))
+    model = create_model(name, num_classes=num_classes, img_size=preprocessing.input_size[1:])
+    set_weights(model, weights.tensors, source=source)
+    model.eval()
+    classes = weights.state.get("classes", {})
+    folders = classes.get("folders")
+    names = classes.get("names") if names_file is None else None
+    return Trained(
+        model=model,
+        name=name,
+        num_classes=num_classes,
+        preprocessing=preprocessing,
+        class_folders=folders,
+        class_names=names or readable_names(folders, num_classes, names_file),
+    )

@@ -1,0 +1,144 @@
+"""A run from outside: where it continues, what it writes after each epoch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from logging import Logger
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from util.distributed import World
+from util.errors import MismatchError
+from util.log import EpochLog, log_to_file
+from util.metrics import Metrics
+from util.options import RunOptions
+from util.train.checkpoint import BEST, BEST_EMA, LATEST, RunFolder, TrainState, check_same_settings
+from util.train.epoch import EpochResult
+from util.train.tracking import WandbRun
+from util.weights.container import Container, read_container
+
+
+def find_start(
+    folder: RunFolder, *, resume: str | None, restart: bool, settings: Mapping[str, Any], world: World, log: Logger
+) -> Container | None:
+    """Opens the run's folder and returns the checkpoint to continue from, or None for a new run.
+
+    resume: a checkpoint's path; `auto` or None continues the newest of the folder, if it holds a run.
+    restart: move what is in the folder aside. Settings that would change the result are refused with a MismatchError.
+    Rank 0 decides, the others read what it chose; the folder must be shared between the nodes.
+    """
+    chosen: str | None = None
+    if world.is_main:
+        path = None if resume in (None, "auto") else Path(str(resume))
+        container = None if path is None else read_container(path)
+        if restart and (place := folder.move_aside()) is not None:
+            log.info(f"moved the earlier run to {place}")
+            if path is not None and folder.path in path.parents:
+                path = place / path.relative_to(folder.path)
+        folder.create()
+        newest = folder.newest(log)
+        if path is None and newest is not None:
+            path, container = newest
+        elif path is not None and container is not None and newest is not None:
+            updates = [c.state["progress"]["update"] for c in (container, newest[1])]
+            if updates[0] != updates[1]:
+                raise MismatchError(
+                    f"{folder.path} holds a run up to update {updates[1]}, {path} is at {updates[0]}; add --restart to "
+                    "move that run aside, or choose another --experiment"
+                )
+        if container is not None:
+            check_same_settings(container.state["settings"], settings, str(path))
+        chosen = None if path is None else str(path)
+    chosen = world.gather(chosen)[0]
+    return None if chosen is None else read_container(Path(chosen))
+
+
+class RunRecorder:
+    """Writes a run's logs and checkpoints; on ranks other than the main one it only keeps the count."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        state: TrainState,
+        *,
+        options: RunOptions,
+        description: Mapping[str, Any],
+        config: Mapping[str, Any],
+        world: World,
+        log: Logger,
+    ) -> None:
+        self.folder = folder
+        self.state = state
+        self.options = options
+        self.description = description
+        self.world = world
+        self.log = log
+        self.epoch_log = EpochLog(folder.path / "log.txt")
+        self.wandb: WandbRun | None = None
+        if world.is_main:
+            self.epoch_log.keep_before(state.progress.epoch)
+            folder.write_text("args.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+            if options.log_wandb:
+                self._start_wandb(config)
+            log_to_file(log, folder.path / "train.log")
+
+    def _start_wandb(self, config: Mapping[str, Any]) -> None:
+        self.wandb = WandbRun(
+            project=self.options.wandb_project,
+            name=self.folder.path.name,
+            config=dict(config),
+            folder=str(self.folder.path),
+            run_id=self.state.progress.wandb_id,
+        )
+        self.state.progress.wandb_id = self.wandb.run_id
+
+    def finish_epoch(self, epoch: int, trained: EpochResult, tested: Metrics, tested_ema: Metrics | None) -> None:
+        """Counts the epoch, then writes its line and its checkpoints, in this order: a crash between costs nothing."""
+        progress = self.state.progress
+        progress.epoch, progress.update = epoch + 1, progress.update + trained.updates
+        stems = [LATEST]
+        if tested.top1 > progress.best_acc1:
+            progress.best_acc1 = tested.top1
+            stems.append(BEST)
+        if tested_ema is not None and tested_ema.top1 > progress.best_acc1_ema:
+            progress.best_acc1_ema = tested_ema.top1
+            stems.append(BEST_EMA)
+        interval = self.options.checkpoint_interval
+        if interval and (epoch + 1) % interval == 0:
+            stems.append(f"checkpoint-{progress.update:09d}")
+        if self.world.is_main:
+            line = self._line(epoch, trained, tested, tested_ema)
+            self.epoch_log.append(line)
+            self.state.save([self.folder.file(stem) for stem in stems], self.description)
+            self.folder.prune(self.options.checkpoint_hist)
+            if self.wandb is not None:
+                self.wandb.log(line)
+        averaged = "" if tested_ema is None else f"  averaged {tested_ema.top1:.2f}"
+        self.log.info(
+            f"Epoch: [{epoch}]  top-1 {tested.top1:.2f}  top-5 {tested.top5:.2f}  loss {tested.loss:.4f}{averaged}  "
+            f"best {progress.best_acc1:.2f}  on {tested.images} images"
+        )
+        self.world.barrier()
+
+    def _line(
+        self, epoch: int, trained: EpochResult, tested: Metrics, tested_ema: Metrics | None
+    ) -> dict[str, float | int]:
+        progress = self.state.progress
+        values: dict[str, float | int] = {"epoch": epoch}
+        values |= {name: value for name, value in asdict(trained).items() if name != "updates"}
+        for suffix, metrics, best in (("", tested, progress.best_acc1), ("_ema", tested_ema, progress.best_acc1_ema)):
+            if metrics is not None:
+                values |= {
+                    f"test_loss{suffix}": metrics.loss,
+                    f"test_acc1{suffix}": metrics.top1,
+                    f"test_acc5{suffix}": metrics.top5,
+                    f"best_acc1{suffix}": best,
+                }
+        return values
+
+    def close(self) -> None:
+        """Ends the run."""
+        if self.wandb is not None:
+            self.wandb.finish()
+        self.log.info(f"finished; checkpoints and logs are in {self.folder.path}")

@@ -1,0 +1,87 @@
+"""Loading weights into a model, strictly.
+
+Sources so far: checkpoints of this project, and plain safetensors files with the official parameter names in Paddle's
+layout. Imports no paddle at module level.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from util.errors import WeightsError
+from util.weights.container import is_container, read_container, read_plain
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+__all__ = ["LoadedWeights", "WeightsError", "load_weights", "read_weights", "set_weights"]
+
+MODEL, EMA = "model/", "ema/"
+MAX_LISTED = 8
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Tensors of one model by parameter name, and what the file says about it (empty for a plain file)."""
+
+    tensors: dict[str, np.ndarray]
+    state: dict[str, Any]
+
+
+def read_weights(path: str | Path, *, use_ema: bool = False) -> LoadedWeights:
+    """Returns the weights in a file.
+
+    use_ema: the averaged ones; a WeightsError when there are none.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors" and path.is_file():
+        raise WeightsError(f"{path}: expected a .safetensors file written by this project")
+    if not is_container(path):
+        if use_ema:
+            raise WeightsError(f"{path}: a plain weights file has no averaged weights; leave out --use_ema")
+        return LoadedWeights(read_plain(path), {})
+    container = read_container(path)
+    prefix = EMA if use_ema else MODEL
+    tensors = {k.removeprefix(prefix): v for k, v in container.tensors.items() if k.startswith(prefix)}
+    if not tensors:
+        what = "averaged weights; leave out --use_ema" if use_ema else "model weights"
+        raise WeightsError(f"{path}: holds no {what}")
+    return LoadedWeights(tensors, container.state)
+
+
+def set_weights(
+    model: "nn.Layer", tensors: Mapping[str, np.ndarray], *, source: str, replaceable: tuple[str, ...] = ()
+) -> list[str]:
+    """Copies tensors into a model, all or nothing.
+
+    replaceable: names of which a wrongly shaped tensor is left out instead (a head for other classes); the names left
+    out are returned. Any other difference is a WeightsError with the missing, unexpected and wrongly shaped names.
+    """
+    own = model.state_dict()
+    wrong = [k for k in own if k in tensors and tuple(own[k].shape) != tuple(tensors[k].shape)]
+    left_out = [k for k in wrong if k in replaceable]
+    problems = {
+        "missing": [k for k in own if k not in tensors],
+        "unexpected": [k for k in tensors if k not in own],
+        "wrong shape": [
+            f"{k} {list(tensors[k].shape)} instead of {list(own[k].shape)}" for k in wrong if k not in left_out
+        ],
+    }
+    if any(problems.values()):
+        lines = (
+            f"{kind} ({len(names)}): {', '.join(names[:MAX_LISTED])}{', ...' if len(names) > MAX_LISTED else ''}"
+            for kind, names in problems.items()
+        )
+        raise WeightsError(f"{source} does not fit the model\n  " + "\n  ".join(lines))
+    for name, parameter in own.items():
+        if name not in left_out:
+            parameter.set_value(np.ascontiguousarray(tensors[name]).astype(np.float32, copy=False))
+    return left_out
+
+
+def load_weights(model: "nn.Layer", path: str | Path) -> None:
+    """Loads a file's weights into a model, strictly; WeightsError lists missing, unexpected and wrongly shaped names."""
+    set_weights(model, read_weights(path).tensors, source=str(path))

@@ -66,7 +66,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         class_names=trained.class_folders,
         num_classes=trained.num_classes,
     )
-    if trained.class_folders is None and images.class_names is not None and len(images.class_names) != trained.num_classes:
+    if (
+        trained.class_folders is None
+        and images.class_names is not None
+        and len(images.class_names) != trained.num_classes
+    ):
         raise MismatchError(
             f"{settings.data.data_dir}/{settings.data.val_split} has {len(images.class_names)} class folders, the weights "
             f"{trained.num_classes} classes; give a list file with --cls_label_path_val"
@@ -81,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         log.info(note)
     metrics = evaluate(trained.model, loader, world, num_batches=len(batches))
     if world.is_main:
-        log.info(f"top-1 {metrics.top1:.3f}  top-5 {metrics.top5:.3f}  loss {metrics.loss:.4f}  on {metrics.images} images")
+        log.info(f"top-1 {metrics.top1:.3f}  top-5 {metrics.top5:.3f}  loss {metrics.loss:.4f}")
         print(json.dumps(asdict(metrics)))
 
 

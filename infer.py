@@ -1,4 +1,4 @@
-"""Classifies images with an exported model, through Paddle Inference; needs neither the model's code nor the checkpoint.
+"""Classifies images with an exported model through Paddle Inference, without the model's code or checkpoint.
 
     python infer.py --model_dir DIR --input_file demo/chelsea.jpg
     python infer.py --model_file DIR/model.pdmodel --params_file DIR/model.pdiparams --input_file demo/chelsea.jpg

@@ -70,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from None
     preprocessing = resolve_preprocessing(settings.preprocess, info)
-    splits = load_splits(
-        settings.data, num_classes=settings.model.num_classes, names_file=settings.names.class_names
-    )
+    splits = load_splits(settings.data, num_classes=settings.model.num_classes, names_file=settings.names.class_names)
     data = TrainingData(
         splits,
         preprocessing=preprocessing,
@@ -86,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # The run's folder, and where to continue
     resolved = to_plain(settings) | preprocessing.to_plain() | {"num_classes": splits.num_classes}
-    result = to_plain(settings, frozenset({"result"})) | {k: resolved[k] for k in (*preprocessing.to_plain(), "num_classes")}
+    result = to_plain(settings, frozenset({"result"})) | {
+        k: resolved[k] for k in (*preprocessing.to_plain(), "num_classes")
+    }
     result |= {"processes": world.size, "training images": len(splits.train)}
     folder = RunFolder(settings.run.output, settings.run.experiment or name)
     container = find_start(
@@ -107,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if optim.sync_bn and world.size > 1:
         model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = create_optimizer(model, optim)
-    replicas = paddle.DataParallel(model) if world.size > 1 else model  # shares rank 0's weights, so it comes before EMA
+    replicas = (
+        paddle.DataParallel(model) if world.size > 1 else model
+    )  # shares rank 0's weights, so it comes before EMA
     state = TrainState(
         model,
         optimizer,
@@ -177,8 +179,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def without_gpu_only(settings: TrainSettings, log: Logger) -> options.OptimOptions:
     """Returns the optimisation options without what Paddle has no CPU kernels for.
 
-    From a recipe they are turned off with a warning, so that any recipe can be tried on a CPU; asked for on the command line
-    they are a UsageError.
+    From a recipe they are turned off with a warning, so that any recipe can be tried on a CPU; asked for on the command
+    line they are a UsageError.
     """
     wanted = [flag for flag in ("amp", "sync_bn") if getattr(settings.optim, flag)]
     asked = [f"--{flag}" for flag in wanted if flag in settings.on_command_line]
@@ -193,10 +195,10 @@ def start_from(model: Any, path: str, log: Logger) -> None:
     """Loads `--pretrained` weights; a head for other classes keeps its fresh initialisation, and the log says so."""
     from util.weights import read_weights, set_weights
 
-    replaced = set_weights(
-        model, read_weights(path).tensors, source=path, replaceable=("head.weight", "head.bias")
+    replaced = set_weights(model, read_weights(path).tensors, source=path, replaceable=("head.weight", "head.bias"))
+    log.info(
+        f"weights from {path}" + (f"; new head, because {', '.join(replaced)} has another shape" if replaced else "")
     )
-    log.info(f"weights from {path}" + (f"; new head, because {', '.join(replaced)} has another shape" if replaced else ""))
 
 
 if __name__ == "__main__":

@@ -110,9 +110,7 @@ def _projection(method: ProjectionMethod, dim: int, stride: int) -> nn.Layer | N
 class Attention(nn.Layer):
     """Multi-head attention with convolutional projections, section 3.2: (B, N, C) -> (B, N, C)."""
 
-    def __init__(
-        self, stage: Stage, *, method: ProjectionMethod, drop_rate: float, attn_drop_rate: float
-    ) -> None:
+    def __init__(self, stage: Stage, *, method: ProjectionMethod, drop_rate: float, attn_drop_rate: float) -> None:
         super().__init__()
         dim = stage.embed_dim
         if dim % stage.num_heads:
@@ -258,7 +256,7 @@ class CvT(nn.Layer):
                 ),
             )
             in_chans = stage.embed_dim
-        self.norm = None if features_only else nn.LayerNorm(self.num_features)
+        self.norm = nn.Identity() if features_only else nn.LayerNorm(self.num_features)
         has_head = num_classes > 0 and not features_only
         self.head = nn.Linear(self.num_features, num_classes) if has_head else None
         self._init_linear()

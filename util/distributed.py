@@ -11,6 +11,8 @@ import paddle.distributed as dist
 from util.errors import UsageError
 from util.runtime import resolve_device
 
+SELECTED_GPUS = "FLAGS_selected_gpus"  # set by the launcher
+
 
 @dataclass(frozen=True)
 class World:
@@ -62,7 +64,7 @@ def start(device: str) -> tuple[World, list[str]]:
     device = resolve_device(device)
     size = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
     if device == "cpu":
-        if os.environ.pop("FLAGS_selected_gpus", None) is not None:
+        if os.environ.pop(SELECTED_GPUS, None) is not None:
             notes.append("the launcher chose GPUs, but there are none: using the CPU, processes joined by gloo")
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
     elif size > 1 and device == "gpu":

@@ -1,8 +1,8 @@
 """Every setting of every script, once: name, type, default, help, allowed values.
 
-A group is a frozen dataclass; `util.settings` builds flags and YAML keys from its fields. Order of precedence: the default here,
-what the model's name implies, what the checkpoint says, the YAML file, the command line. None means "from the model or
-the checkpoint" or "off", as the help says.
+A group is a frozen dataclass; `util.settings` builds flags and YAML keys from its fields. Order of precedence: the
+default here, what the model's name implies, what the checkpoint says, the YAML file, the command line. None means "from
+the model or the checkpoint" or "off", as the help says.
 """
 
 import math
@@ -213,9 +213,7 @@ class OptimOptions:
         _check(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "positive", self.clip_grad)
         _check(self.update_freq >= 1, "update_freq", "at least 1", self.update_freq)
         _check(0.0 <= self.model_ema_decay < 1.0, "model_ema_decay", "in [0, 1)", self.model_ema_decay)
-        _check(
-            not self.use_nesterov or self.opt == "momentum", "use_nesterov", "off unless opt is momentum", self.opt
-        )
+        _check(not self.use_nesterov or self.opt == "momentum", "use_nesterov", "off unless opt is momentum", self.opt)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,13 +293,9 @@ class RunOptions:
         _check(self.checkpoint_interval >= 0, "checkpoint_interval", "at least 0", self.checkpoint_interval)
         size = self.validation_batch_size
         _check(size is None or size > 0, "validation_batch_size", "at least 1", size)
-        name = self.experiment
-        _check(
-            name is None or (bool(name) and name not in (".", "..") and "/" not in name),
-            "experiment",
-            "a folder's name",
-            name,
-        )
+        folder = self.experiment
+        is_name = folder is None or (bool(folder) and folder not in (".", "..") and "/" not in folder)
+        _check(is_name, "experiment", "a folder's name", folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,9 +337,9 @@ class InferOptions:
 
 
 GROUPS: tuple[type[Any], ...] = (
-    DataOptions, ClassNamesOptions, BatchOptions, LoaderOptions, PreprocessOptions, AugmentOptions, ModelOptions, RegularisationOptions, WeightsOptions,
-    EmaChoiceOptions, OptimOptions, ScheduleOptions, DeviceOptions, ThreadOptions, RunOptions, PredictOptions, ExportOptions,
-    InferOptions,
+    DataOptions, ClassNamesOptions, BatchOptions, LoaderOptions, PreprocessOptions, AugmentOptions, ModelOptions,
+    RegularisationOptions, WeightsOptions, EmaChoiceOptions, OptimOptions, ScheduleOptions, DeviceOptions,
+    ThreadOptions, RunOptions, PredictOptions, ExportOptions, InferOptions,
 )  # fmt: skip
 
 # Flags of the predecessors that have no meaning here, and why.

@@ -127,7 +127,9 @@ def _write(predictions: Iterable[Prediction], file: IO[str], *, as_csv: bool) ->
         if as_csv:
             if number == 0:
                 writer.writerow(prediction.keys())
-            row: list[Any] = [v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in prediction.values()]
+            row: list[Any] = [
+                v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in prediction.values()
+            ]
             writer.writerow(row)
         else:
             file.write(json.dumps(prediction, ensure_ascii=False) + "\n")

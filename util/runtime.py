@@ -1,8 +1,8 @@
 """What must be set before Paddle is loaded: threads, and the code path of its arithmetic library.
 
-Every script calls `start` before it imports anything that imports paddle. Both settings change speed and bits: Paddle's CPU
-wheel links an Intel MKL that takes a slow path on AMD processors unless told otherwise (2 to 3 times slower), and uses one thread by
-default.
+Every script calls `start` before it imports anything that imports paddle. Both settings change speed and bits: Paddle's
+CPU wheel links an Intel MKL that takes a slow path on AMD processors unless told otherwise (2 to 3 times slower), and
+uses one thread by default.
 """
 
 import contextlib

@@ -204,17 +204,13 @@ def _refuse_unknown(unknown: list[str], hints: dict[str, Any]) -> None:
     raise UsageError(f"unexpected argument {first!r} (--help lists the options)")
 
 
-def parse(
-    settings: type[S], argv: Sequence[str] | None, *, description: str, positional: str | None = None
-) -> S:
+def parse(settings: type[S], argv: Sequence[str] | None, *, description: str, positional: str | None = None) -> S:
     """Returns a script's settings from the command line and the YAML file it names.
 
     settings: dataclass whose fields, besides those of `Settings`, are option groups.
     positional: the one setting that may also be given without a flag.
     """
-    groups = {
-        f.name: typing.get_type_hints(settings)[f.name] for f in fields(settings) if f.name not in _BASE_FIELDS
-    }
+    groups = {f.name: typing.get_type_hints(settings)[f.name] for f in fields(settings) if f.name not in _BASE_FIELDS}
     parser, hints = _build_parser(groups, description=description, positional=positional)
     tokens = [_normalise(token) for token in (sys.argv[1:] if argv is None else argv)]
     arguments, unknown = parser.parse_known_args(tokens)

@@ -44,9 +44,7 @@ def make_loader(dataset: ImageDataset, batches: TrainBatches | EvalBatches, *, n
     )
 
 
-def eval_loader(
-    images: ImageList, batches: EvalBatches, preprocessing: Preprocessing, num_workers: int
-) -> DataLoader:
+def eval_loader(images: ImageList, batches: EvalBatches, preprocessing: Preprocessing, num_workers: int) -> DataLoader:
     """Returns the loader of a labelled split for evaluation."""
     plain = preprocessing.transform()
     dataset = ImageDataset(images, lambda image, rng: plain(image), seed=0)

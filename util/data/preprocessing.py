@@ -24,6 +24,12 @@ class Preprocessing:
         """Returns f(image) -> float32 (3, H, W)."""
         return eval_transform(**asdict(self))
 
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Preprocessing":
+        """Returns what `to_plain` wrote; a missing or unknown name is a TypeError."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
+
     def to_plain(self) -> dict[str, Any]:
         """Returns JSON- and YAML-ready values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -42,4 +48,4 @@ def resolve_preprocessing(options: PreprocessOptions, *implied: Mapping[str, Any
     values["input_size"] = {1: (3, *size, *size), 2: (3, *size), 3: size}[len(size)]
     if values["crop_mode"] == "squash" and options.crop_pct not in (None, 1.0):
         raise UsageError(f"crop_pct {options.crop_pct} has no effect with crop_mode squash; leave one of them out")
-    return Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return Preprocessing.from_plain(values)

@@ -1,10 +1,9 @@
 """RandAugment (Cubuk et al., arXiv 1909.13719) with timm's strings and timm's operations, pixel for pixel.
 
-A string such as `rand-m9-n2-mstd0.5-inc1` holds, after `rand`: m magnitude (0 to 10), n operations an image, mstd standard
-deviation of the magnitude (above 100: uniform from 0 to m), mmax its bound, p probability of each operation, inc 1 for
-operations whose strength grows with the magnitude, w 0 for weighted choice without repetition.
+A string such as `rand-m9-n2-mstd0.5-inc1` holds, after `rand`: m magnitude (0 to 10), n operations an image, mstd
+standard deviation of the magnitude (above 100: uniform from 0 to m), mmax its bound, p probability of each operation,
+inc 1 for operations whose strength grows with the magnitude, w 0 for weighted choice without repetition.
 """
-
 
 import re
 from collections.abc import Callable
@@ -71,7 +70,7 @@ def parse_rand_augment(text: str) -> RandAugmentConfig:
 # --- operations: (image, argument, fill, interpolation) -> image
 
 
-def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Fill, resample: int) -> Image.Image:
+def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Fill, resample: Image.Resampling) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=fill)
 
 
@@ -80,12 +79,14 @@ def _solarize_add(image: Image.Image, amount: float, threshold: int = 128) -> Im
     return image.point(table * 3)
 
 
-def _enhance(kind: type[ImageEnhance._Enhance], image: Image.Image, factor: float) -> Image.Image:
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance], image: Image.Image, factor: float) -> Image.Image:
     return kind(image).enhance(factor)
 
 
-def apply_operation(image: Image.Image, name: str, argument: float | None, *, fill: Fill, resample: int) -> Image.Image:
-    """Applies one operation to an RGB picture. `argument` is the operation's own (degrees, factor, bits, shift, ...)."""
+def apply_operation(
+    image: Image.Image, name: str, argument: float | None, *, fill: Fill, resample: Image.Resampling
+) -> Image.Image:
+    """Applies one operation to an RGB picture. `argument`: degrees, factor, bits, part of the side, ..."""
     operation = name.removesuffix("Increasing")
     value = 0.0 if argument is None else argument
     match operation:
@@ -167,7 +168,7 @@ def _draw_magnitude(config: RandAugmentConfig, rng: np.random.Generator) -> floa
 
 
 def rand_augment(
-    image: Image.Image, rng: np.random.Generator, *, config: RandAugmentConfig, fill: Fill, resample: int
+    image: Image.Image, rng: np.random.Generator, *, config: RandAugmentConfig, fill: Fill, resample: Image.Resampling
 ) -> Image.Image:
     """Applies `config.num_ops` random operations to an RGB picture, each with probability `config.prob`.
 
@@ -183,5 +184,3 @@ def rand_augment(
         argument = argument_of(name, magnitude, increasing=config.increasing, negate=negate)
         image = apply_operation(image, name, argument, fill=fill, resample=resample)
     return image
-
-

@@ -5,6 +5,7 @@ Paddle's own sampler pads with duplicates, ignores the seed and counts epochs by
 number of workers, without replaying anything.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -67,7 +68,7 @@ class EvalBatches:
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return math.ceil(len(self.indices) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for start in range(0, len(self.indices), self.batch_size):

@@ -53,7 +53,7 @@ def to_picture(image: Picture) -> Image.Image:
 
 def normalise(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     """Returns (pixel / 255 - mean) / std of an RGB picture, float32 (3, H, W), contiguous."""
-    pixels = np.asarray(image).astype(np.float32) / np.float32(255)
+    pixels: np.ndarray = np.asarray(image).astype(np.float32) / np.float32(255)
     pixels = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
 
@@ -191,4 +191,3 @@ def train_transform(
         return random_erasing(array, rng, prob=reprob, mode=remode, max_count=recount)
 
     return transform
-

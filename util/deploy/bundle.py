@@ -1,7 +1,7 @@
 """The folder that `export_model.py` writes and `infer.py` reads. Imports no paddle.
 
     model.json      program in Paddle 3's format          model.pdiparams   parameters of both programs
-    model.pdmodel   program in Paddle 2's format          export.json       manifest: hashes, input, preprocessing, classes
+    model.pdmodel   program in Paddle 2's format          export.json       hashes, input, preprocessing, classes
 
 The manifest is checked before any native code reads a program: Paddle Inference answers with random numbers when the
 parameters are missing, and with other numbers when a bit of them is flipped.
@@ -53,7 +53,7 @@ class Manifest:
 
     def preprocessing(self) -> Preprocessing:
         """Returns the preprocessing that the model was exported with."""
-        return Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.preprocess.items()})
+        return Preprocessing.from_plain(self.preprocess)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -71,8 +71,7 @@ def read_manifest(folder: Path) -> Manifest:
         if values["version"] != VERSION:
             raise WeightsError(f"{path}: written in version {values['version']}; this code reads {VERSION}")
         manifest = Manifest(
-            **values
-            | {"input_shape": tuple(values["input_shape"]), "class_names": tuple(values["class_names"])}
+            **values | {"input_shape": tuple(values["input_shape"]), "class_names": tuple(values["class_names"])}
         )
         manifest.preprocessing()
     except (TypeError, KeyError, AttributeError) as error:
@@ -115,7 +114,9 @@ def open_bundle(model_dir: str | None, model_file: str | None, params_file: str 
         if file_sha256(path) != expected:
             known = ", ".join(manifest.sha256)
             reason = f"is not one of {known}" if expected is None else "is damaged, or of another export"
-            raise WeightsError(f"{path} {reason}: its sha256 is not what {program.parent / MANIFEST} says; export again")
+            raise WeightsError(
+                f"{path} {reason}: its sha256 is not what {program.parent / MANIFEST} says; export again"
+            )
     return Bundle(program, params, manifest)
 
 

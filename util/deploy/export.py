@@ -52,8 +52,8 @@ def export(
     """Writes the bundle to `folder` and returns each program's largest difference from the model's logits.
 
     manifest: everything but the hashes. sizes: heights and widths to compare at. The programs are run by Paddle
-    Inference on random images at batch 1 and 3; a difference above 1e-5 of the largest logit is a MismatchError, and nothing
-    in `folder` changes.
+    Inference on random images at batch 1 and 3; a difference above 1e-5 of the largest logit is a MismatchError, and
+    nothing in `folder` changes.
     """
     with _folder_beside(folder) as beside:
         try:

@@ -1,9 +1,9 @@
 """A run's folder: which checkpoints it has, what they hold, and where a run continues.
 
-    checkpoint-latest.safetensors        after every epoch
-    checkpoint-best.safetensors          best top-1 of the weights
-    checkpoint-best-ema.safetensors      best top-1 of the averaged weights
-    checkpoint-000012345.safetensors     every checkpoint_interval epochs, by update; the last checkpoint_hist are kept
+checkpoint-latest.safetensors        after every epoch
+checkpoint-best.safetensors          best top-1 of the weights
+checkpoint-best-ema.safetensors      best top-1 of the averaged weights
+checkpoint-000012345.safetensors     every checkpoint_interval epochs, by update; the last checkpoint_hist are kept
 """
 
 import contextlib
@@ -148,7 +148,9 @@ class RunFolder:
 
     def numbered(self) -> list[Path]:
         """Returns the checkpoints named by update, oldest first."""
-        return sorted(p for p in self.path.glob("checkpoint-*.safetensors") if re.fullmatch(r"checkpoint-\d{9}", p.stem))
+        return sorted(
+            p for p in self.path.glob("checkpoint-*.safetensors") if re.fullmatch(r"checkpoint-\d{9}", p.stem)
+        )
 
     def has_run(self) -> bool:
         """Whether something was trained here."""

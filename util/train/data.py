@@ -114,7 +114,12 @@ class TrainingData:
             smoothing=augment.smoothing,
         )
         self._no_mixer = Mixer(
-            mixup=0.0, cutmix=0.0, prob=0.0, switch_prob=0.0, num_classes=splits.num_classes, smoothing=augment.smoothing
+            mixup=0.0,
+            cutmix=0.0,
+            prob=0.0,
+            switch_prob=0.0,
+            num_classes=splits.num_classes,
+            smoothing=augment.smoothing,
         )
 
     def epoch(self, epoch: int) -> Iterator[Any]:

@@ -13,7 +13,13 @@ from util.train.schedule import learning_rate
 
 
 def log_plan(
-    log: Logger, *, sampler: TrainBatches, num_val: int, num_classes: int, optim: OptimOptions, schedule: ScheduleOptions
+    log: Logger,
+    *,
+    sampler: TrainBatches,
+    num_val: int,
+    num_classes: int,
+    optim: OptimOptions,
+    schedule: ScheduleOptions,
 ) -> None:
     """Logs the data, the effective batch and the learning rates that follow from the settings."""
     log.info(f"{sampler.num_images:,} training and {num_val:,} evaluation images, {num_classes} classes")
@@ -24,7 +30,7 @@ def log_plan(
     )
     log.info(
         f"{optim.opt}, lr {schedule.lr:g} from {learning_rate(0, schedule):g} to {schedule.min_lr:g}, "
-        f"{schedule.epochs} epochs with {schedule.warmup_epochs} of warm-up, then {schedule.cooldown_epochs} of cooldown"
+        f"{schedule.epochs} epochs with {schedule.warmup_epochs} of warm-up, {schedule.cooldown_epochs} more of cooldown"
     )
     if schedule.warmup_epochs >= schedule.epochs:
         log.warning(

@@ -8,9 +8,9 @@ from util.options import ScheduleOptions
 def learning_rate(progress: float, schedule: ScheduleOptions) -> float:
     """Returns the learning rate at `progress` epochs (a fraction within an epoch is allowed).
 
-    Linear from warmup_lr to lr over warmup_epochs, then half a cosine from lr to min_lr over the remaining epochs, then
-    min_lr (cooldown). The cosine starts where the warm-up ends, as in CvT-paddle, whose log fixes 0.000086 at epoch 263;
-    timm's starts at 0 unless told otherwise.
+    Linear from warmup_lr to lr over warmup_epochs, then half a cosine from lr to min_lr over the remaining epochs,
+    then min_lr (cooldown). The cosine starts where the warm-up ends, as in CvT-paddle, whose log fixes 0.000086 at
+    epoch 263; timm's starts at 0 unless told otherwise.
     """
     warmup = schedule.warmup_epochs
     if progress < warmup:

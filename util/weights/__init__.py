@@ -83,5 +83,5 @@ def set_weights(
 
 
 def load_weights(model: "nn.Layer", path: str | Path) -> None:
-    """Loads a file's weights into a model, strictly; WeightsError lists missing, unexpected and wrongly shaped names."""
+    """Loads a file's weights, strictly; a WeightsError lists missing, unexpected and wrongly shaped names."""
     set_weights(model, read_weights(path).tensors, source=str(path))

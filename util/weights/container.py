@@ -1,8 +1,8 @@
 """A self-verifying file: safetensors with the rest of the state as JSON in the header, and a sha256 over both.
 
-safetensors alone notices truncation and lying headers, but loads a flipped bit silently; the hash closes that gap. Writing goes to a
-file beside, which is synced, read back, verified and only then renamed, so that a crash leaves the old file or the new one.
-Imports no paddle.
+safetensors alone notices truncation and lying headers, but loads a flipped bit silently; the hash closes that gap.
+Writing goes to a file beside, which is synced, read back, verified and only then renamed, so that a crash leaves the
+old file or the new one. Imports no paddle.
 """
 
 import contextlib
@@ -67,7 +67,9 @@ def write_container(path: Path, tensors: Mapping[str, np.ndarray], state: Mappin
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         size = sum(tensor.nbytes for tensor in tensors.values())
-        raise SaveError(f"{path}: not saved ({size / 1e6:.1f} MB): {error}; earlier checkpoints are untouched") from None
+        raise SaveError(
+            f"{path}: not saved ({size / 1e6:.1f} MB): {error}; earlier checkpoints are untouched"
+        ) from None
 
 
 def _umask() -> int:
@@ -104,7 +106,9 @@ def read_container(path: Path) -> Container:
         if metadata.get("format") != FORMAT:
             raise WeightsError(f"{path}: a safetensors file, but not a checkpoint of this project")
         if metadata.get("version") != str(VERSION):
-            raise WeightsError(f"{path}: written in format version {metadata.get('version')}; this code reads {VERSION}")
+            raise WeightsError(
+                f"{path}: written in format version {metadata.get('version')}; this code reads {VERSION}"
+            )
         try:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
         except (TypeError, ValueError) as error:

@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         and len(images.class_names) != trained.num_classes
     ):
         raise MismatchError(
-            f"{settings.data.data_dir}/{settings.data.val_split} has {len(images.class_names)} class folders, the weights "
-            f"{trained.num_classes} classes; give a list file with --cls_label_path_val"
+            f"{settings.data.data_dir}/{settings.data.val_split} has {len(images.class_names)} class folders, "
+            f"the weights {trained.num_classes} classes; give a list file with --cls_label_path_val"
         )
     batches = EvalBatches(
         num_images=len(images), batch_size=settings.batch.batch_size, rank=world.rank, world_size=world.size

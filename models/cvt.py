@@ -355,8 +355,8 @@ def cvt_nano_32x32() -> dict[str, Any]:
     return {
         "stages": (
             Stage(embed_dim=32, depth=1, num_heads=1, patch_size=5, patch_stride=4, patch_padding=2),
-            Stage(embed_dim=64, depth=1, num_heads=2),
-            Stage(embed_dim=128, depth=2, num_heads=4, patch_stride=1, cls_token=True),
+            Stage(embed_dim=48, depth=1, num_heads=2),
+            Stage(embed_dim=64, depth=2, num_heads=4, patch_stride=1, cls_token=True),
         ),
         "drop_path_rate": 0.0,
     }

@@ -78,7 +78,9 @@ class RunRecorder:
         self.wandb: WandbRun | None = None
         if world.is_main:
             self.epoch_log.keep_before(state.progress.epoch)
-            folder.write_text("args.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+            folder.write_text(
+                "args.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None)
+            )
             if options.log_wandb:
                 self._start_wandb(config)
             log_to_file(log, folder.path / "train.log")

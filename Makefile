@@ -1,0 +1,34 @@
+# make demo       the whole chain on a small real data set: train, evaluate, predict, export, infer
+# make test       the tests;  make test-all  also the slow ones
+# make lint       ruff and mypy
+# Each sets up .venv first, with the first Python of 3.11 to 3.13 that it finds; PYTHON=... chooses another.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$p && break; done)
+REQUIREMENTS = requirements.txt requirements-cpu.txt requirements-dev.txt
+TEST_PROCESSES ?= 2
+
+.PHONY: demo test test-all lint
+
+demo: .venv/ready
+	.venv/bin/python demo/run.py
+
+test: .venv/ready
+	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --durations=10
+
+test-all: .venv/ready
+	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --durations=10 -m ''
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# `ready` is written last: an installation that was interrupted is started again.
+.venv/ready: $(REQUIREMENTS)
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 with venv is needed" \
+	"(Debian, Ubuntu: apt install python3-venv); PYTHON=/path/to/python3 names one" >&2; exit 2; }
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 SIZE = (1600, 1000)  # width, height in pixels
-GRID = (5, 10)  # rows, columns of pictures
+GRID = (4, 12)  # rows, columns of pictures
 DPI = 100
 
 BLUE, RED, INK, GREY, LINE = "#2563a8", "#c62828", "#1c2430", "#5b6572", "#d5dae0"
@@ -94,34 +94,34 @@ def _style_curves(axes: Any) -> None:
     axes.set_xlabel("epoch", fontsize=10.5, color=GREY)
 
 
-def _curve(axes: Any, epochs: Sequence[EpochLine], key: str, colour: str, label: str = "") -> None:
-    """Draws one value of the log by epoch; epochs count from 1."""
+def _curve(axes: Any, epochs: Sequence[EpochLine], values: Sequence[float], colour: str, label: str = "") -> None:
+    """Draws a value by epoch; epochs count from 1."""
     numbers = [int(line["epoch"]) + 1 for line in epochs]
-    axes.plot(numbers, [line[key] for line in epochs], color=colour, linewidth=2, marker="o", markersize=4, label=label)
+    axes.plot(numbers, values, color=colour, linewidth=2, marker="o", markersize=4, label=label, clip_on=False)
 
 
 def _draw_loss(axes: Any, epochs: Sequence[EpochLine]) -> None:
-    _curve(axes, epochs, "train_loss", BLUE, "training")
-    _curve(axes, epochs, "test_loss", RED, "held out")
+    _curve(axes, epochs, [line["train_loss"] for line in epochs], BLUE, "training")
+    _curve(axes, epochs, [line["test_loss"] for line in epochs], RED, "held out")
     axes.legend(frameon=False, fontsize=10.5, labelcolor=INK, loc="upper right")
     _style_curves(axes)
-    _head(axes, "Loss", "training: augmented pictures, smoothed labels; so it may lie above")
+    _head(axes, "Loss", "training: of augmented pictures, smoothed labels")
 
 
 def _draw_top1(axes: Any, epochs: Sequence[EpochLine]) -> None:
-    _curve(axes, epochs, "test_acc1", RED)
+    _curve(axes, epochs, [line["test_acc1"] for line in epochs], RED)
     _style_curves(axes)
     last = epochs[-1]
-    axes.annotate(f"{last['test_acc1']:.2f} %", (int(last["epoch"]) + 1, last["test_acc1"]), (0, -18),
-                  textcoords="offset points", ha="right", fontsize=12, fontweight="bold", color=RED)  # fmt: skip
-    _head(axes, "Top-1, held out", "percent; the last epoch counts")
+    axes.text(0.97, 0.1, f"{last['test_acc1']:.2f} % in the last epoch", transform=axes.transAxes, ha="right",
+              fontsize=12, fontweight="bold", color=RED, bbox={"facecolor": "white", "edgecolor": "none"})  # fmt: skip
+    _head(axes, "Top-1", "percent of the held-out pictures; the last epoch counts")
 
 
 def _draw_learning_rate(axes: Any, epochs: Sequence[EpochLine]) -> None:
-    _curve(axes, epochs, "train_lr", BLUE)
+    _curve(axes, epochs, [1000 * line["train_lr"] for line in epochs], BLUE)
     _style_curves(axes)
     axes.set_ylim(bottom=0)
-    _head(axes, "Learning rate", "at the end of each epoch")
+    _head(axes, "Learning rate", "in thousandths, at the end of each epoch")
 
 
 def _draw_confusion(axes: Any, counts: np.ndarray, class_names: Sequence[str]) -> None:
@@ -151,21 +151,20 @@ def _draw_confusion(axes: Any, counts: np.ndarray, class_names: Sequence[str]) -
 
 
 def _draw_pictures(axes: Any, answers: Sequence[Answer], class_names: Sequence[str]) -> None:
-    """Draws the first pictures in order of interest on a grid of cells 1 wide and 1.2 high."""
+    """Draws the first pictures in order of interest on a grid of cells 1 wide and 1.38 high."""
     rows, columns = GRID
-    height, inset = 1.2, 0.1
+    height, side = 1.38, 0.8
     for place, answer in enumerate(in_order_of_interest(answers)[: rows * columns]):
-        x, y = place % columns + inset, (place // columns) * height
-        side = 1 - 2 * inset
-        colour = RED if answer.wrong else LINE
+        x, y = place % columns, place // columns * height
         axes.imshow(answer.pixels, cmap="gray", vmin=0, vmax=255, extent=(x, x + side, y + side, y))
-        frame = Rectangle((x, y), side, side, fill=False, edgecolor=colour, linewidth=3 if answer.wrong else 1)
-        axes.add_patch(frame)
-        said = f"not {class_names[answer.predicted]}" if answer.wrong else class_names[answer.predicted]
-        axes.text(x + side / 2, y + side + 0.05, f"{said}  {answer.score:.2f}", ha="center", va="top", fontsize=10.5,
+        caption = f"{class_names[answer.predicted]}   {answer.score:.2f}"
+        if answer.wrong:
+            axes.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor=RED, linewidth=3.5))
+            caption += f"\ntrue: {class_names[answer.truth]}"
+        axes.text(x + side / 2, y + side + 0.06, caption, ha="center", va="top", fontsize=11, linespacing=1.1,
                   color=RED if answer.wrong else INK, fontweight="bold" if answer.wrong else "normal")  # fmt: skip
-    axes.set_xlim(inset, columns - inset)
-    axes.set_ylim(rows * height - inset, 0)
+    axes.set_xlim(-0.02, columns - 1 + side + 0.02)
+    axes.set_ylim(rows * height, -0.02)
     axes.set_aspect("equal")
     axes.set_anchor("NW")
     axes.axis("off")
@@ -174,8 +173,9 @@ def _draw_pictures(axes: Any, answers: Sequence[Answer], class_names: Sequence[s
 
 def _explain_pictures(answers: Sequence[Answer]) -> str:
     wrong, places = sum(a.wrong for a in answers), GRID[0] * GRID[1]
+    right = len(answers) - wrong
     if wrong == 0:
-        return f"none of {len(answers)} is wrong; the least sure first"
+        return f"all {right} are right; the least sure first"
     if wrong >= places:
-        return f"in red the {places} surest of {wrong} wrong answers; {len(answers) - wrong} are right"
-    return f"in red all {wrong} wrong answers, the surest first; then the least sure of {len(answers) - wrong} right ones"
+        return f"in red the {places} surest of {wrong} wrong answers; {right} are right"
+    return f"in red all {wrong} wrong answers, the surest first; then the least sure of {right} right ones"

@@ -2,8 +2,8 @@
 
     python demo/run.py
 
-It trains a small CvT from scratch on 1,797 handwritten digits that lie beside this file, which takes a few minutes on two
-CPU cores. Everything it writes is in output/demo, which it replaces. Each step prints the command that it runs.
+It trains a small CvT from scratch on the 1,797 handwritten digits beside this file, in a few minutes on two CPU cores.
+Everything it writes is in output/demo, which it replaces. Each step prints the command that it runs.
 """
 
 import argparse
@@ -16,24 +16,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-if __name__ == "__main__":  # Python started on a file looks for modules beside it, not in the repository's root
-    sys.path.insert(0, str(ROOT))
+# Python started on a file looks for modules beside it, not in the repository's root.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo.digits import write_digits
-from util.errors import DataError, MismatchError, SaveError, UsageError, UserError, run_script
+from util.errors import MismatchError, SaveError, UsageError, UserError, run_script
 from util.prediction import Prediction
 from util.settings import read_yaml
 
+ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "output" / "demo"
 CONFIG = ROOT / "demo" / "digits.yaml"
+RUN = "train"  # name of the run's folder
 NUM_STEPS = 8
 TIE = 1e-6  # scores nearer than this may change places between two programs
 ROUNDING = 1e-5  # scores of the same model in two programs differ by less
@@ -47,35 +47,21 @@ class StepError(UserError):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
 class Places:
-    """Where the demo's files are; text, as commands take it: relative to the repository's root."""
+    """Where the demo's files are, as commands take it: text, relative to the repository's root."""
 
-    output: str
-
-    @property
-    def data(self) -> str:
-        return f"{self.output}/data"
-
-    @property
-    def held_out(self) -> str:
-        return f"{self.output}/data/val"
-
-    @property
-    def run(self) -> str:
-        return f"{self.output}/train"
-
-    @property
-    def checkpoint(self) -> str:
-        return f"{self.output}/train/checkpoint-latest.safetensors"
-
-    @property
-    def export(self) -> str:
-        return f"{self.output}/export"
-
-    def path(self, name: str) -> Path:
-        """Returns a file of the output folder as a path that works from any working directory."""
-        return ROOT / self.output / name
+    def __init__(self, output: str) -> None:
+        self.output = output
+        self.data = f"{output}/data"
+        self.held_out = f"{output}/data/val"
+        self.run = f"{output}/{RUN}"
+        self.checkpoint = f"{output}/{RUN}/checkpoint-latest.safetensors"
+        self.metrics = f"{output}/eval.json"
+        self.predicted = f"{output}/predict.jsonl"
+        self.inferred = f"{output}/infer.jsonl"
+        self.export = f"{output}/export"
+        self.report = f"{output}/report.png"
+        self.summary = f"{output}/summary.json"
 
 
 class Steps:
@@ -122,8 +108,8 @@ def run_command(*arguments: str, stdout: str | None = None) -> None:
         file = None if stdout is None else stack.enter_context(open(ROOT / stdout, "w", encoding="utf-8"))
         code = subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=file, check=False).returncode
     if code != 0:
-        # A signal gives a negative code; shells add 128.
-        raise StepError("the command failed; its message is above", code if code > 0 else 128 - code)
+        code = code if code > 0 else 128 - code  # a signal's negative number, as shells report it
+        raise StepError(f"the command failed with exit code {code}; its message is above", code)
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -167,59 +153,57 @@ def run_demo(output: Path, config: Path) -> None:
 
     output: the demo's folder, replaced. config: the training's settings.
     """
-    places, steps, started = Places(from_root(output)), Steps(), time.perf_counter()
-    say(f"Handwritten digits from pictures to a deployed model, in {NUM_STEPS} steps; a few minutes on two CPU cores.")
-    say("The commands are printed as they can be typed in the repository's root.")
+    recipe, places, steps, started = from_root(config), Places(from_root(output)), Steps(), time.perf_counter()
+    say(f"Handwritten digits, from pictures to a deployed model, in {NUM_STEPS} steps; a few minutes on two CPU cores.")
+    say("Each command is printed so that it can be typed in the repository's root.")
 
-    with steps.step("data", f"write the UCI digits as an ImageNet-style folder, {places.data} (replaces {output.name})"):
+    with steps.step("data", f"write the digits as an ImageNet-style folder; {places.output} is replaced"):
         num_train, num_val = start_afresh(output)
-        say(f"    {num_train} pictures in train/, {num_val} in val/: a fifth of each class is held out")
+        say(f"    {num_train} pictures in {places.data}/train, {num_val} (a fifth of each class) held out in val")
 
-    with steps.step("train", f"train a CvT from scratch with {from_root(config)}"):
+    with steps.step("train", f"train a CvT from scratch with {recipe}"):
         say("    The weights of the last epoch count: nothing is selected on the held-out pictures.")
-        run_command("train.py", places.data, "--config", from_root(config), "--output", places.output,
-                    "--experiment", Path(places.run).name)  # fmt: skip
+        run_command("train.py", places.data, "--config", recipe, "--output", places.output, "--experiment", RUN)
 
     with steps.step("evaluate", f"measure the last epoch's weights on the {num_val} held-out pictures"):
-        run_command("eval.py", places.data, "--config", from_root(config), "--resume", places.checkpoint,
-                    stdout=f"{places.output}/eval.json")  # fmt: skip
-        metrics = json.loads(places.path("eval.json").read_text(encoding="utf-8"))
+        run_command("eval.py", places.data, "--config", recipe, "--resume", places.checkpoint,
+                    stdout=places.metrics)  # fmt: skip
+        metrics = json.loads((ROOT / places.metrics).read_text(encoding="utf-8"))
 
-    with steps.step("predict", "classify the held-out pictures one by one with the checkpoint"):
+    with steps.step("predict", "classify the held-out pictures with the checkpoint"):
         run_command("predict.py", "--infer_imgs", places.held_out, "--resume", places.checkpoint,
-                    "--output", f"{places.output}/predict.jsonl")  # fmt: skip
+                    "--output", places.predicted)  # fmt: skip
 
     with steps.step("export", f"write the model for deployment to {places.export}"):
         run_command("export_model.py", "--resume", places.checkpoint, "--output", places.export)
 
     with steps.step("infer", "classify the same pictures with the exported model, and compare"):
         run_command("infer.py", "--model_dir", places.export, "--input_file", places.held_out,
-                    "--output", f"{places.output}/infer.jsonl")  # fmt: skip
-        predictions = read_lines(places.path("predict.jsonl"))
-        difference = compare_predictions(predictions, read_lines(places.path("infer.jsonl")))
-        say(f"    predict.py and infer.py name the same classes; their scores differ by {difference:.1e} at most")
+                    "--output", places.inferred)  # fmt: skip
+        predictions = read_lines(ROOT / places.predicted)
+        difference = compare_predictions(predictions, read_lines(ROOT / places.inferred))
+        say(f"    predict.py and infer.py give the same classes; their scores differ by {difference:.1e} at most")
         if difference > ROUNDING:
             say(f"    warning: that is more than rounding, {ROUNDING:.0e}")
 
-    settings = read_yaml(ROOT / places.run / "args.yaml")
-    with steps.step("report", f"draw curves, confusion matrix and pictures to {places.output}/report.png"):
+    with steps.step("report", f"draw curves, confusion matrix and pictures: {places.report}"):
+        settings = read_yaml(ROOT / places.run / "args.yaml")
         draw(places, predictions, settings, top1=metrics["top1"])
 
-    with steps.step("summary", f"write the figures to {places.output}/summary.json"):
+    with steps.step("summary", f"write the figures: {places.summary}"):
         summary = {
             "model": settings["model"],
             "epochs": settings["epochs"],
-            "train_images": num_train,
-            "held_out_images": metrics["images"],
+            "images": {"train": num_train, "held_out": metrics["images"]},
             "top1": metrics["top1"],
             "top5": metrics["top5"],
             "loss": metrics["loss"],
             "predict_infer_max_diff": difference,
-            "train_seconds": round(steps.seconds["train"], 3),
-            "total_seconds": round(time.perf_counter() - started, 3),
-            "step_seconds": {name: round(seconds, 3) for name, seconds in steps.seconds.items()},
+            "train_seconds": steps.seconds["train"],
+            "total_seconds": time.perf_counter() - started,
+            "step_seconds": dict(steps.seconds),
         }
-        places.path("summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        (ROOT / places.summary).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     conclude(places, summary)
 
 
@@ -251,21 +235,26 @@ def draw(places: Places, predictions: Sequence[Prediction], settings: dict[str, 
         subtitle=f"{settings['model']}, trained from scratch for {len(epochs)} epochs; "
         f"{num_wrong} of {len(answers)} held-out pictures are wrong",
     )
-    save_report(figure, places.path("report.png"))
+    save_report(figure, ROOT / places.report)
 
 
 def conclude(places: Places, summary: dict[str, Any]) -> None:
     """Prints the figures, and what to look at and try next."""
+    images = summary["images"]
+    figures = {
+        "model": f"{summary['model']}, {summary['epochs']} epochs",
+        "images": f"{images['train']} for training, {images['held_out']} held out",
+        "top1": f"{summary['top1']:.2f} % of the held-out pictures",
+        "predict_infer_max_diff": f"{summary['predict_infer_max_diff']:.1e}",
+        "train_seconds": f"{summary['train_seconds']:.1f}",
+        "total_seconds": f"{summary['total_seconds']:.1f}",
+    }
     say("")
-    for name in ("model", "epochs", "train_images", "held_out_images"):
-        say(f"    {name:24}{summary[name]}")
-    say(f"    {'top1':24}{summary['top1']:.2f} % (last epoch)")
-    say(f"    {'predict_infer_max_diff':24}{summary['predict_infer_max_diff']:.1e}")
-    say(f"    {'train_seconds':24}{summary['train_seconds']:.1f}")
-    say(f"    {'total_seconds':24}{summary['total_seconds']:.1f}")
-    say(f"\nLook at {places.output}/report.png; the figures are in {places.output}/summary.json.")
-    say("This model knows digits only. With a file of ImageNet weights, photographs are classified like this:\n")
-    say("    python predict.py --infer_imgs demo/chelsea.jpg demo/coffee.jpg --model cvt_13_224x224 --pretrained WEIGHTS")
+    for name, value in figures.items():
+        say(f"    {name:24}{value}")
+    say(f"\nThe report is {places.report}; the figures are in {places.summary}.")
+    say("This model knows digits only. With ImageNet weights, the photographs in demo/ are classified like this:\n")
+    say("    python predict.py --infer_imgs demo/*.jpg --model cvt_13_224x224 --pretrained WEIGHTS")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from models.layers import DropPath, Mlp, ScaledDotProduct, trunc_normal_, uniform_fan_in_
+from models.layers import DropPath, Mlp, ScaledDotProduct, normal_, uniform_fan_in_
 from models.registry import ModelInfo, register_model
 
 ProjectionMethod = Literal["dw_bn", "avg", "linear"]
@@ -192,7 +192,7 @@ class CvTStage(nn.Layer):
         self.patch_embed = ConvEmbed(in_chans, stage)
         if stage.cls_token:
             self.cls_token = self.create_parameter([1, 1, stage.embed_dim])
-            trunc_normal_(self.cls_token)
+            normal_(self.cls_token)
         else:
             self.cls_token = None
         self.pos_drop = nn.Dropout(drop_rate)
@@ -264,7 +264,7 @@ class CvT(nn.Layer):
     def _init_linear(self) -> None:
         for layer in self.sublayers():
             if isinstance(layer, nn.Linear):
-                trunc_normal_(layer.weight)
+                normal_(layer.weight)
                 nn.initializer.Constant(0.0)(layer.bias)
         if self.head is not None:  # the reference leaves the head's bias at PyTorch's default
             uniform_fan_in_(self.head.bias, self.num_features)

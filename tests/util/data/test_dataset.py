@@ -1,0 +1,269 @@
+"""Which images a data set has: folders, list files, class names, and the faults that are reported."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.trees import write_picture, write_tree
+from util.data.dataset import (
+    BadImage,
+    ImageDataset,
+    ImageList,
+    find_images,
+    load_split,
+    read_class_names,
+    read_list,
+    readable_names,
+    scan_folder,
+)
+from util.data.transforms import eval_transform
+from util.errors import DataError, MismatchError, MissingInputError
+
+
+def _touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def _labelled(images: ImageList) -> list[tuple[str, int]]:
+    return list(zip(images.paths, images.labels.tolist(), strict=True))
+
+
+# --- folders
+
+
+def test_find_images_is_recursive_sorted_and_leaves_out_the_rest(tmp_path: Path) -> None:
+    _touch(tmp_path, "b.JPEG", "a.jpg", "sub/c.Png", "sub/deep/d.webp", "e.BMP", "f.jpeg", "notes.txt", "jpg")
+    _touch(tmp_path, ".hidden.jpg", ".git/x.jpg")
+    assert find_images(tmp_path) == ["a.jpg", "b.JPEG", "e.BMP", "f.jpeg", "sub/c.Png", "sub/deep/d.webp"]
+
+
+def test_class_folders_are_sorted_and_give_the_labels(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/dog/2.jpg", "train/dog/1.jpg", "train/cat/1.jpg", "train/Zebra/1.jpg", "train/.git/1.jpg")
+    images = load_split(str(tmp_path), "train")
+    assert images.class_names == ["Zebra", "cat", "dog"]
+    assert _labelled(images) == [
+        ("train/Zebra/1.jpg", 0), ("train/cat/1.jpg", 1), ("train/dog/1.jpg", 2), ("train/dog/2.jpg", 2),
+    ]  # fmt: skip
+    assert images.labels.dtype == np.int64
+    assert images.path(0) == str(tmp_path / "train/Zebra/1.jpg")
+
+
+def test_evaluation_folders_are_matched_by_name(tmp_path: Path) -> None:
+    _touch(tmp_path, "val/c/1.jpg", "val/a/1.jpg")
+    images = load_split(str(tmp_path), "val", class_names=["a", "b", "c"])
+    assert _labelled(images) == [("val/a/1.jpg", 0), ("val/c/1.jpg", 2)]
+    assert images.class_names == ["a", "b", "c"]
+
+
+def test_unknown_evaluation_class_is_a_mismatch(tmp_path: Path) -> None:
+    _touch(tmp_path, "val/a/1.jpg", "val/z/1.jpg")
+    with pytest.raises(MismatchError, match=r"/val: the classes z are not among the 2 classes of training"):
+        scan_folder(tmp_path, "val", ["a", "b"])
+
+
+def test_empty_class_folders_are_named(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/a/1.jpg", "train/b/1.txt")
+    (tmp_path / "train/c").mkdir()
+    with pytest.raises(DataError, match=r"class folders without images .*/train/b, .*/train/c; remove or fill"):
+        load_split(str(tmp_path), "train")
+
+
+def test_missing_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match=r"/nowhere: no such data folder.*--data_dir"):
+        load_split(str(tmp_path / "nowhere"), "train")
+    with pytest.raises(MissingInputError, match=r"/train: no such folder.*--cls_label_path_"):
+        load_split(str(tmp_path), "train")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match=r"/train: no class folders; expected .*/train/<class>/<image>"):
+        scan_folder(tmp_path, "train")
+
+
+def test_flat_folder_uses_the_list_beside_it(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, num_classes=2, train=1, val=2, flat_val=True)
+    images = load_split(str(root), "val", num_classes=2)
+    assert _labelled(images) == [(f"val/val {label} {i}.JPEG", label) for label in (0, 1) for i in (0, 1)]
+    assert images.class_names is None
+
+
+def test_flat_folder_without_a_list_names_both_remedies(tmp_path: Path) -> None:
+    _touch(tmp_path, "val/1.jpg")
+    with pytest.raises(DataError) as caught:
+        load_split(str(tmp_path), "val")
+    assert f"{tmp_path}/val/<class>/" in str(caught.value)
+    assert f"{tmp_path}/val_list.txt" in str(caught.value)
+
+
+# --- lists
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return _touch(tmp_path, "a.jpg", "sub/b.jpg", "two words.jpg", "x,1.jpg")
+
+
+GOOD_LISTS: dict[str, tuple[bytes, str | None, list[tuple[str, int]]]] = {
+    "plain": (b"a.jpg 0\nsub/b.jpg 12", None, [("a.jpg", 0), ("sub/b.jpg", 12)]),
+    "blank lines": (b"\n\na.jpg 0\n  \n\t\nsub/b.jpg 1\n\n", None, [("a.jpg", 0), ("sub/b.jpg", 1)]),
+    "CRLF": (b"a.jpg 0\r\nsub/b.jpg 1\r\n", None, [("a.jpg", 0), ("sub/b.jpg", 1)]),
+    "BOM": (b"\xef\xbb\xbfa.jpg 3\n", None, [("a.jpg", 3)]),
+    "tabs": (b"a.jpg\t3\nsub/b.jpg\t \t4\n", None, [("a.jpg", 3), ("sub/b.jpg", 4)]),
+    "several spaces": (b"  a.jpg    3  \n", None, [("a.jpg", 3)]),
+    "spaces in paths": (b"two words.jpg 3\n", None, [("two words.jpg", 3)]),
+    "delimiter": (b"x,1.jpg,7\ntwo words.jpg, 8\n", ",", [("x,1.jpg", 7), ("two words.jpg", 8)]),
+    "the same image twice": (b"a.jpg 0\na.jpg 1\n", None, [("a.jpg", 0), ("a.jpg", 1)]),
+    "dot folder": (b"./a.jpg 0\n", None, [("./a.jpg", 0)]),
+}
+
+
+@pytest.mark.parametrize("name", GOOD_LISTS)
+def test_list_is_read(name: str, data: Path) -> None:
+    content, delimiter, expected = GOOD_LISTS[name]
+    (data / "list.txt").write_bytes(content)
+    images = load_split(str(data), "unused", list_path=str(data / "list.txt"), delimiter=delimiter)
+    assert _labelled(images) == expected
+    assert (images.labels.dtype, images.class_names, images.root) == (np.int64, None, data)
+
+
+BAD_LINES: dict[str, tuple[str, str]] = {
+    "no label": ("a.jpg", "expected `path label`, got 'a.jpg'"),
+    "text": ("a.jpg one", "integer of at least 0, got 'one'"),
+    "fraction": ("a.jpg 1.0", "integer of at least 0, got '1.0'"),
+    "negative": ("a.jpg -1", "integer of at least 0, got '-1'"),
+    "too large": ("a.jpg 5", "label 5 is outside the 5 classes (0 to 4)"),
+    "huge": ("a.jpg 99999999999999999999", "integer of at least 0"),
+    "missing file": ("sub/c.jpg 1", "sub/c.jpg: no such file"),
+    "missing folder": ("nowhere/c.jpg 1", "nowhere/c.jpg: no such file"),
+    "absolute": ("/etc/hostname 1", "the path must stay inside data_dir, got '/etc/hostname'"),
+    "escape": ("sub/../../c.jpg 1", "the path must stay inside data_dir"),
+    "null character in the name": ("a\0.jpg 1", "no such file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_fault_of_a_list_is_reported_by_line(name: str, data: Path) -> None:
+    line, fault = BAD_LINES[name]
+    path = data / "list.txt"
+    path.write_text(f"a.jpg 0\n\n{line}\nsub/b.jpg 1\n")
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}:3: ") as caught:
+        read_list(path, data, num_classes=5)
+    assert fault in str(caught.value)
+    assert str(caught.value).count("list.txt:") == 1
+
+
+def test_null_character_in_a_folder_name_is_a_fault(data: Path) -> None:
+    # BUG? os.listdir raises a plain ValueError.
+    (data / "list.txt").write_text("a\0b/c.jpg 1\n")
+    with pytest.raises(DataError, match=r":1: .*no such file"):
+        read_list(data / "list.txt", data)
+
+
+def test_empty_delimiter_is_a_user_error(data: Path) -> None:
+    # BUG? `--delimiter ''` reaches str.rsplit, which raises a plain ValueError.
+    (data / "list.txt").write_text("a.jpg 1\n")
+    with pytest.raises(DataError):
+        read_list(data / "list.txt", data, delimiter="")
+
+
+def test_all_faults_are_counted_and_the_first_ten_told(data: Path) -> None:
+    path = data / "list.txt"
+    path.write_text("".join(f"gone {i}.jpg 0\n" for i in range(13)))
+    with pytest.raises(DataError, match=r":1: .*:10: .*no such file \(and 3 more\)$"):
+        read_list(path, data)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf\r\n"])
+def test_empty_list_is_refused(content: bytes, data: Path) -> None:
+    (data / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match="lists no images"):
+        read_list(data / "list.txt", data)
+
+
+def test_list_that_is_not_utf8_or_not_there(data: Path) -> None:
+    (data / "list.txt").write_bytes("a.jpg 0\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"list.txt: not UTF-8"):
+        read_list(data / "list.txt", data)
+    with pytest.raises(MissingInputError, match=r"gone.txt: no such list file"):
+        read_list(data / "gone.txt", data)
+    with pytest.raises(MissingInputError, match=r"/sub: "):
+        read_list(data / "sub", data)
+
+
+# --- class names
+
+
+def test_class_names_file(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"\xef\xbb\xbf1 dog, hound\r\n\r\n0 cat\r\n")
+    assert read_class_names(path, 2) == ["cat", "dog, hound"]
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("0 cat\n0 dog\n", r":2: id 0 stands twice"),
+        ("0 cat\ndog\n", r":2: expected `id name`, got 'dog'"),
+        ("0 cat\n1\n", r":2: expected `id name`, got '1'"),
+        ("0 cat\n2 dog\n", r": expected the ids 0 to 1, once each; got 2 names"),
+        ("0 cat\n", r": expected the ids 0 to 1, once each; got 1 names"),
+        ("", r"got 0 names"),
+    ],
+)
+def test_bad_class_names_file(content: str, fault: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text(content)
+    with pytest.raises(DataError, match=fault):
+        read_class_names(tmp_path / "names.txt", 2)
+
+
+def test_missing_class_names_file(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="gone"):
+        read_class_names(tmp_path / "gone", 2)
+
+
+def test_readable_names(tmp_path: Path) -> None:
+    wnids = [f"n{i:08d}" for i in range(1000)]
+    (tmp_path / "names.txt").write_text("0 eins\n1 zwei\n")
+    imagenet = readable_names(wnids, 1000, None)
+    assert (imagenet[0], imagenet[1], imagenet[178]) == ("tench, Tinca tinca", "goldfish, Carassius auratus", "Weimaraner")
+    cases: list[tuple[Any, list[str]]] = [
+        ((None, 1000, None), imagenet),
+        ((["n1", *wnids[1:]], 1000, None), ["n1", *wnids[1:]]),
+        ((wnids[:2], 2, None), wnids[:2]),
+        ((["a", "b"], 2, str(tmp_path / "names.txt")), ["eins", "zwei"]),
+        ((None, 3, None), ["0", "1", "2"]),
+    ]
+    for arguments, expected in cases:
+        assert readable_names(*arguments) == expected
+
+
+# --- reading
+
+
+def test_dataset_reads_by_key_and_returns_errors_as_values(tmp_path: Path) -> None:
+    write_picture(tmp_path / "train/a/0.png", seed=0)
+    write_picture(tmp_path / "train/b/1.png", seed=1)
+    (tmp_path / "train/b/2.png").write_bytes(b"nothing")
+    draws: list[float] = []
+
+    def transform(image: Any, rng: np.random.Generator) -> np.ndarray:
+        draws.append(rng.random())
+        return eval_transform(input_size=8)(image)
+
+    dataset = ImageDataset(load_split(str(tmp_path), "train"), transform, seed=3)
+    assert len(dataset) == 3
+    sample = dataset[(0, 1, 0)]
+    assert not isinstance(sample, BadImage)
+    image, label, index = sample
+    assert (image.shape, label, index) == ((3, 8, 8), 1, 1)
+    for key in ((0, 1, 0), (1, 1, 0), (0, 1, 1)):
+        dataset[key]
+    assert draws[0] == draws[1]
+    assert len(set(draws)) == 3
+    assert dataset[(0, 2, 0)] == BadImage(
+        str(tmp_path / "train/b/2.png"), "is not an image (JPEG, PNG, WEBP, BMP, GIF)"
+    )

@@ -1,0 +1,127 @@
+"""Batches: the same ones whatever the number of workers, with bad images as values."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.trees import write_picture
+from util.data.dataset import BadImage, ImageDataset, ImageList, Sample, load_split
+from util.data.loader import collate, eval_loader, make_loader, refuse_bad_images
+from util.data.preprocessing import Preprocessing
+from util.data.sampler import EvalBatches, TrainBatches
+from util.data.transforms import eval_transform, train_transform
+from util.errors import DataError
+
+PREPROCESSING = Preprocessing(
+    input_size=(3, 16, 16), crop_pct=0.9, crop_mode="center", interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3
+)
+Arrays = list[tuple[np.ndarray, np.ndarray, np.ndarray, list[BadImage]]]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageList:
+    root = tmp_path_factory.mktemp("data")
+    for i in range(10):
+        write_picture(root / f"train/{'ab'[i % 2]}/{i}.png", seed=i, size=(24, 20))
+    return load_split(str(root), "train")
+
+
+def _sample(index: int) -> Sample:
+    return np.full((3, 2, 2), index, np.float32), index % 3, index
+
+
+def test_collate_stacks_the_good_and_lists_the_bad() -> None:
+    bad = BadImage("x.jpg", "is empty")
+    stacked, labels, indices, found = collate([_sample(4), bad, _sample(2)])
+    np.testing.assert_array_equal(stacked, np.stack([_sample(4)[0], _sample(2)[0]]))
+    assert (labels.tolist(), indices.tolist(), found) == ([1, 2], [4, 2], [bad])
+    assert (stacked.dtype, labels.dtype, indices.dtype) == (np.float32, np.int64, np.int64)
+
+
+def test_collate_of_bad_ones_alone_is_an_empty_batch() -> None:
+    bad = BadImage("x.jpg", "is empty")
+    stacked, labels, indices, found = collate([bad, bad])
+    assert (len(stacked), len(labels), len(indices), found) == (0, 0, 0, [bad, bad])
+
+
+def test_refuse_bad_images_names_path_and_reason() -> None:
+    refuse_bad_images([])
+    with pytest.raises(DataError, match=r"x\.jpg: is empty; repair or remove it"):
+        refuse_bad_images([BadImage("x.jpg", "is empty")])
+    with pytest.raises(DataError, match=r"0\.jpg: no.*4\.jpg: no \(and 2 more in this batch\)"):
+        refuse_bad_images([BadImage(f"{i}.jpg", "no") for i in range(7)])
+
+
+def _epochs(images: ImageList, num_workers: int) -> list[Arrays]:
+    """Returns the batches of epochs 0, 1 and 0 again from one loader."""
+    sampler = TrainBatches(num_images=len(images), batch_size=3, seed=5)
+    transform = train_transform(input_size=16, aa="rand-m9-mstd0.5-inc1", reprob=0.5)
+    loader = make_loader(ImageDataset(images, transform, seed=5), sampler, num_workers=num_workers)
+    epochs = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        epochs.append(_to_numpy(loader))
+    return epochs
+
+
+def _to_numpy(loader: Any) -> Arrays:
+    return [(i.numpy(), labels.numpy(), indices.numpy(), bad) for i, labels, indices, bad in loader]
+
+
+def _assert_equal(left: Arrays, right: Arrays) -> None:
+    assert len(left) == len(right) > 0
+    for a, b in zip(left, right, strict=True):
+        for x, y in zip(a[:3], b[:3], strict=True):
+            np.testing.assert_array_equal(x, y)
+        assert a[3] == b[3]
+
+
+def test_workers_give_the_same_batches_twice_around(images: ImageList) -> None:
+    alone, with_workers = _epochs(images, 0), _epochs(images, 2)
+    for left, right in zip(alone, with_workers, strict=True):
+        _assert_equal(left, right)
+    _assert_equal(alone[0], alone[2])
+    assert len(alone[0]) == 3
+    assert not np.array_equal(alone[0][0][2], alone[1][0][2])  # set_epoch reaches the order of living workers
+
+
+def test_samples_are_augmented_by_their_key(images: ImageList) -> None:
+    (batch, labels, indices, _), *_ = _epochs(images, 0)[1]
+    transform: Callable[..., np.ndarray] = train_transform(input_size=16, aa="rand-m9-mstd0.5-inc1", reprob=0.5)
+    dataset = ImageDataset(images, transform, seed=5)
+    for image, label, index in zip(batch, labels, indices, strict=True):
+        sample = dataset[(1, int(index), 0)]
+        assert not isinstance(sample, BadImage)
+        np.testing.assert_array_equal(image, sample[0])
+        assert label == sample[1] == images.labels[index]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_bad_images_come_through_as_values(num_workers: int, images: ImageList, tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(Path(images.path(0)).read_bytes())
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    mixed = ImageList(tmp_path, ["good.png", "bad.png", "bad.png", "gone.png"], np.arange(4), None)
+    batches = EvalBatches(num_images=4, batch_size=2)
+    first, second = _to_numpy(eval_loader(mixed, batches, PREPROCESSING, num_workers))
+    assert first[2].tolist() == [0]
+    assert first[3] == [BadImage(str(tmp_path / "bad.png"), "is not an image (JPEG, PNG, WEBP, BMP, GIF)")]
+    assert len(second[0]) == 0
+    assert [bad.path for bad in second[3]] == [str(tmp_path / "bad.png"), str(tmp_path / "gone.png")]
+
+
+def test_evaluation_batches_are_the_evaluation_transform(images: ImageList) -> None:
+    batches = EvalBatches(num_images=len(images), batch_size=4)
+    found = _to_numpy(eval_loader(images, batches, PREPROCESSING, 0))
+    assert np.concatenate([indices for _, _, indices, _ in found]).tolist() == list(range(10))
+    assert np.concatenate([labels for _, labels, _, _ in found]).tolist() == images.labels.tolist()
+    transform = eval_transform(
+        input_size=16, crop_pct=0.9, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    dataset = ImageDataset(images, lambda image, rng: transform(image), seed=0)
+    for index, image in enumerate(np.concatenate([batch for batch, *_ in found])):
+        sample = dataset[(0, index, 0)]
+        assert not isinstance(sample, BadImage)
+        np.testing.assert_array_equal(image, sample[0])

@@ -53,6 +53,7 @@ class TrainStep:
             self.scaler.scale(loss / group_size).backward()
         return loss.detach()
 
+    @paddle.no_grad()
     def update(self, lr: float) -> Tensor:
         """Clips, steps, updates the average, clears the gradients; returns the gradient's norm before clipping."""
         self.scaler.unscale_(self.optimizer)

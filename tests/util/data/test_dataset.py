@@ -229,7 +229,11 @@ def test_readable_names(tmp_path: Path) -> None:
     wnids = [f"n{i:08d}" for i in range(1000)]
     (tmp_path / "names.txt").write_text("0 eins\n1 zwei\n")
     imagenet = readable_names(wnids, 1000, None)
-    assert (imagenet[0], imagenet[1], imagenet[178]) == ("tench, Tinca tinca", "goldfish, Carassius auratus", "Weimaraner")
+    assert (imagenet[0], imagenet[1], imagenet[178]) == (
+        "tench, Tinca tinca",
+        "goldfish, Carassius auratus",
+        "Weimaraner",
+    )
     cases: list[tuple[Any, list[str]]] = [
         ((None, 1000, None), imagenet),
         ((["n1", *wnids[1:]], 1000, None), ["n1", *wnids[1:]]),

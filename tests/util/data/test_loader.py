@@ -117,9 +117,7 @@ def test_evaluation_batches_are_the_evaluation_transform(images: ImageList) -> N
     found = _to_numpy(eval_loader(images, batches, PREPROCESSING, 0))
     assert np.concatenate([indices for _, _, indices, _ in found]).tolist() == list(range(10))
     assert np.concatenate([labels for _, labels, _, _ in found]).tolist() == images.labels.tolist()
-    transform = eval_transform(
-        input_size=16, crop_pct=0.9, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3
-    )
+    transform = eval_transform(input_size=16, crop_pct=0.9, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
     dataset = ImageDataset(images, lambda image, rng: transform(image), seed=0)
     for index, image in enumerate(np.concatenate([batch for batch, *_ in found])):
         sample = dataset[(0, index, 0)]

@@ -11,7 +11,9 @@ IMAGE = np.full((3, 40, 60), 9.0, np.float32)  # a value that no filling draws
 
 
 def _erase(seed: int, **options: Any) -> np.ndarray:
-    return random_erasing(IMAGE, np.random.default_rng(seed), **{"prob": 1.0, "mode": "const", "max_count": 1} | options)
+    return random_erasing(
+        IMAGE, np.random.default_rng(seed), **{"prob": 1.0, "mode": "const", "max_count": 1} | options
+    )
 
 
 @pytest.mark.parametrize(("prob", "low", "high"), [(0.0, 0, 0), (0.25, 70, 130), (1.0, 400, 400)])

@@ -68,7 +68,9 @@ def test_repeats_are_distinct_and_keep_the_length() -> None:
 
 
 def test_too_few_images_is_a_usage_error_naming_batch_size() -> None:
-    with pytest.raises(UsageError, match=r"batch_size 4 x 3 processes needs at least 12 .* 11 were found.*--batch_size"):
+    with pytest.raises(
+        UsageError, match=r"batch_size 4 x 3 processes needs at least 12 .* 11 were found.*--batch_size"
+    ):
         TrainBatches(num_images=11, batch_size=4, seed=0, world_size=3)
     assert len(TrainBatches(num_images=12, batch_size=4, seed=0, world_size=3)) == 1
 

@@ -42,7 +42,7 @@ def test_unknown_model_lists_the_known() -> None:
 
 
 def test_unknown_override_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="does not take qkv_bias; it takes: .*qkv_proj_method"):
+    with pytest.raises(ValueError, match=r"does not take qkv_bias; it takes: .*qkv_proj_method"):
         create_model("cvt_nano_32x32", qkv_bias=False)
 
 

@@ -117,7 +117,9 @@ def test_predict_export_infer_agree(trained: Path) -> None:
     assert [p["file_name"] for p in predicted] == sorted(p["file_name"] for p in predicted)
     assert predicted[0]["label_names"][0] in {"n01440764", "n01440765", "n01440766"}
 
-    done = run("export_model.py", "--model", "cvt_nano_32x32", "--output", "out/", "--resume", checkpoint(trained), cwd=trained)  # fmt: skip
+    done = run(
+        "export_model.py", "--model", "cvt_nano_32x32", "--output", "out/", "--resume", checkpoint(trained), cwd=trained
+    )
     assert len(re.findall(r"largest difference from the model \d\.\d\de-\d\d", done.stderr)) == 2
     names = {p.name for p in (trained / "out").iterdir()}
     assert names == {"model.json", "model.pdmodel", "model.pdiparams", "export.json"}
@@ -140,23 +142,54 @@ def test_predict_export_infer_agree(trained: Path) -> None:
 
 
 def test_results_go_to_a_file_as_they_come(trained: Path) -> None:
-    done = run("predict.py", "--infer_imgs", "imagenet/val", "--resume", checkpoint(trained), "--output", "p.jsonl", cwd=trained)  # fmt: skip
+    done = run(
+        "predict.py",
+        "--infer_imgs",
+        "imagenet/val",
+        "--resume",
+        checkpoint(trained),
+        "--output",
+        "p.jsonl",
+        cwd=trained,
+    )
     assert done.stdout == ""
     assert len([json.loads(line) for line in (trained / "p.jsonl").read_text().splitlines()]) == 12
 
 
 def test_pretrained_weights_get_a_new_head(trained: Path) -> None:
     write_tree(trained / "two", num_classes=2)
-    done = run("train.py", "two", *TINY, "--epochs", "1", "--pretrained", checkpoint(trained), "--experiment", "two", cwd=trained)  # fmt: skip
-    assert "new head, because head.weight, head.bias has another shape" in done.stderr
     done = run(
-        "eval.py", "two", "--resume", checkpoint(trained / "x" / "..", "latest"), "-j", "0", cwd=trained, code=78
+        "train.py",
+        "two",
+        *TINY,
+        "--epochs",
+        "1",
+        "--pretrained",
+        checkpoint(trained),
+        "--experiment",
+        "two",
+        cwd=trained,
     )
-    assert "not among the 3 classes" in done.stderr or "class folders" in done.stderr
+    assert "new head, because head.weight, head.bias has another shape" in done.stderr
+    # folders are matched by name: two of the three classes can be evaluated
+    done = run("eval.py", "two", "--resume", checkpoint(trained), "-j", "0", cwd=trained)
+    assert json.loads(done.stdout)["images"] == 8
 
 
 def test_wandb_offline(trained: Path) -> None:
-    done = run("train.py", "imagenet", *TINY, "--epochs", "1", "--log_wandb", "--wandb_project", "demo", "--experiment", "wandb", cwd=trained)  # fmt: skip
+    done = run(
+        "train.py",
+        "imagenet",
+        *TINY,
+        "--epochs",
+        "1",
+        "--log_wandb",
+        "--wandb_project",
+        "demo",
+        "--experiment",
+        "wandb",
+        cwd=trained,
+    )
     assert done.returncode == 0
     assert list((trained / "output/train/wandb/wandb").glob("offline-run-*"))
 

@@ -57,7 +57,7 @@ def create_optimizer(model: nn.Layer, options: OptimOptions) -> Optimizer:
         momentum=options.momentum,
         use_nesterov=options.use_nesterov,
         parameters=[
-            {"params": part, "weight_decay": weight_decay}
+            {"params": part, "weight_decay": float(weight_decay)}  # Paddle takes an int for a regularizer
             for part, weight_decay in ((decay, options.weight_decay), (no_decay, 0.0))
             if part
         ],

@@ -1,0 +1,123 @@
+"""Several processes, joined by gloo."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.scripts.run import ROOT, TINY, run
+from tests.trees import write_tree
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten evaluation images, which neither 2 x 4 nor 3 x 4 divides, and a trained checkpoint."""
+    place = tmp_path_factory.mktemp("processes")
+    write_tree(place / "data", num_classes=2, train=8, val=5, flat_val=True)
+    run("train.py", "data", *TINY, "--epochs", "1", "--experiment", "one", cwd=place)
+    return place
+
+
+def port() -> str:
+    return str(20000 + os.getpid() % 20000)
+
+
+def test_counts_are_equal_for_one_two_and_three_processes(folder: Path) -> None:
+    found = []
+    for processes in ("1", "2", "3"):
+        done = run(
+            "run.sh", "-g", processes, "-t", "test", "-p", port(), "--data_dir", "data", "--batch_size", "4",
+            "--num_workers", "0", "--resume", "output/train/one/checkpoint-latest.safetensors", cwd=folder,
+        )  # fmt: skip
+        [line] = [line for line in done.stdout.splitlines() if line.startswith('{"images"')]
+        found.append(json.loads(line))
+    assert [f["images"] for f in found] == [10, 10, 10]
+    assert len({(f["top1"], f["top5"]) for f in found}) == 1
+    assert max(f["loss"] for f in found) == pytest.approx(min(f["loss"] for f in found), abs=1e-6)
+
+
+def test_two_processes_train_and_rank_0_alone_writes(folder: Path) -> None:
+    run(
+        "run.sh", "-g", "2", "-t", "train", "-p", port(), "--cfg", ROOT / "configs/train/cvt/cvt_13_224x224.yaml",
+        "--data_dir", "data", *TINY, "--input_size", "32", "--crop_pct", "1", "--epochs", "2", "--update_freq", "2",
+        "--model_ema", "--experiment", "two", "--lr", "0.1", cwd=folder, TMPDIR=str(folder),
+    )  # fmt: skip
+    run_folder = folder / "output/train/two"
+    log = (run_folder / "train.log").read_text()
+    assert "effective batch 16 = 4 images x 2 processes x 2 micro-batches; 2 iterations and 1 updates" in log
+    assert log.count("Epoch: [1]  [1/2]") == 1
+    assert [json.loads(line)["epoch"] for line in (run_folder / "log.txt").read_text().splitlines()] == [0, 1]
+    assert len(list(run_folder.glob("checkpoint-latest*"))) == 1
+    done = run("eval.py", "data", "-j", "0", "--resume", run_folder / "checkpoint-latest.safetensors", cwd=folder)
+    last = json.loads((run_folder / "log.txt").read_text().splitlines()[-1])
+    assert json.loads(done.stdout)["top1"] == pytest.approx(last["test_acc1"])
+    assert json.loads(done.stdout)["loss"] == pytest.approx(last["test_loss"], abs=1e-5)
+
+
+def test_two_ranks_equal_one_with_twice_the_batch_and_reduce_at_the_last_micro_batch_only(folder: Path) -> None:
+    run(ROOT / "tests/scripts/two_ranks.py", "one.npz", cwd=folder, PYTHONPATH=str(ROOT))
+    launcher = ROOT / "tests/scripts/launch.py"
+    run(
+        launcher,
+        "--nproc_per_node",
+        "2",
+        ROOT / "tests/scripts/two_ranks.py",
+        "two.npz",
+        cwd=folder,
+        PYTHONPATH=str(ROOT),
+    )
+    with np.load(folder / "one.npz") as one, np.load(folder / "two.npz") as two:
+        inner, last = two["head_gradient_0"], two["head_gradient_1"]
+        assert np.abs(inner[0] - inner[1]).max() > 1e-4, "the inner micro-batch's gradient is each rank's own"
+        np.testing.assert_array_equal(last[0], last[1])
+        for name in one:
+            if not name.startswith("head_gradient"):
+                np.testing.assert_allclose(one[name], two[name], atol=1e-6, err_msg=name)
+
+
+def test_the_launcher_of_the_seed_without_a_gpu(folder: Path) -> None:
+    """`--gpus=0,1` with CUDA_VISIBLE_DEVICES set starts two ranks on a machine without a GPU; they use gloo."""
+    done = run(
+        ROOT / "tests/scripts/launch.py", "--gpus=0,1", ROOT / "train.py", "data", *TINY, "--epochs", "1",
+        "--experiment", "gpus", cwd=folder, CUDA_VISIBLE_DEVICES="0,1",
+    )  # fmt: skip
+    assert "the launcher chose GPUs, but there are none: using the CPU, processes joined by gloo" in done.stdout
+    assert (folder / "output/train/gpus/checkpoint-latest.safetensors").exists()
+
+
+def test_an_error_passes_through_the_launcher(folder: Path) -> None:
+    done = run("run.sh", "-g", "2", "-p", port(), "--data_dir", "nowhere", *TINY, cwd=folder, code=66)
+    assert "error: nowhere: no such data folder" in done.stdout + done.stderr
+
+
+def test_no_secret_of_the_environment_is_written(folder: Path) -> None:
+    logs = folder / "private"
+    logs.mkdir()
+    arguments = ("--data_dir", "data", *TINY, "--epochs", "1", "--experiment", "secret")
+    run("run.sh", "-g", "2", "-p", port(), *arguments, cwd=folder, TMPDIR=str(logs), CANARY_TOKEN="s3cr3t-canary")
+    written = [p for p in [*logs.rglob("*"), *(folder / "output").rglob("*")] if p.is_file()]
+    assert any(p.name.startswith("workerlog") for p in written)
+    assert [p for p in written if b"s3cr3t-canary" in p.read_bytes()] == []
+    [log_folder] = logs.glob("launch.*")
+    assert log_folder.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-t", "aml"], "unknown job type aml: -t takes train or test"),
+        (["-g", "two"], "expected a positive number, got two"),
+        (["-g"], "-g needs a value"),
+    ],
+)
+def test_run_sh_refuses(folder: Path, arguments: list[str], message: str) -> None:
+    assert f"error: {message}" in run("run.sh", *arguments, cwd=folder, code=2).stderr
+
+
+def test_run_sh_help(folder: Path) -> None:
+    text = run("run.sh", "--help", cwd=folder).stdout
+    assert re.search(r"-g, --gpus N", text)
+    assert "set -euo" not in text

@@ -1,0 +1,140 @@
+"""A run that is started again continues; nothing is lost, repeated or changed."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.scripts.run import TINY, last_error, run
+from tests.trees import write_tree
+from util.weights.container import read_container
+
+# everything random is on: crops, RandAugment, erasing, mixing, dropout, stochastic depth
+RANDOM = (
+    *TINY, "--aa", "rand-m9-mstd0.5-inc1", "--reprob", "0.5", "--mixup", "0.8", "--cutmix", "1", "--drop_rate", "0.1",
+    "--drop_path_rate", "0.2", "--model_ema", "--model_ema_decay", "0.9", "--update_freq", "4", "--lr", "1e-3",
+)  # fmt: skip
+TIMES = ("seconds", "images_per_second", "data_wait")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("resume")
+    write_tree(place / "data")
+    return place
+
+
+def train(folder: Path, experiment: str, epochs: int, *more: str, code: int = 0) -> Any:
+    return run(
+        "train.py", "data", *RANDOM, "--epochs", str(epochs), "--experiment", experiment, *more, cwd=folder, code=code
+    )
+
+
+def lines(folder: Path, experiment: str) -> list[dict[str, Any]]:
+    text = (folder / "output/train" / experiment / "log.txt").read_text()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in text.splitlines()]
+
+
+def stop_after(folder: Path, experiment: str, whole: str, epochs: int) -> None:
+    """Makes the folder of a run that was stopped after some epochs, from a whole run's numbered checkpoint."""
+    source, target = (folder / "output/train" / name for name in (whole, experiment))
+    shutil.copytree(source, target)
+    for path in target.glob("checkpoint-*"):
+        path.unlink()
+    shutil.copy(source / f"checkpoint-{2 * epochs:09d}.safetensors", target / "checkpoint-latest.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> str:
+    train(folder, "whole", 3, "--checkpoint_interval", "1", "--checkpoint_hist", "9")
+    return "whole"
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_stopped_and_resumed_equals_uninterrupted(folder: Path, whole: str, workers: str) -> None:
+    experiment = f"stopped{workers}"
+    stop_after(folder, experiment, whole, 1)
+    done = train(folder, experiment, 3, "--num_workers", workers)
+    assert "at epoch 1, update 2" in done.stderr
+    assert lines(folder, experiment) == lines(folder, whole)
+    for name in ("latest", "best", "best-ema"):
+        path = Path("output/train") / experiment / f"checkpoint-{name}.safetensors"
+        mine = folder / path
+        if not mine.exists():  # the best epoch was before the stop
+            continue
+        a, b = read_container(mine), read_container(folder / "output/train" / whole / mine.name)
+        assert a.tensors.keys() == b.tensors.keys()
+        assert any(name.startswith("optim/moment1") for name in a.tensors)
+        assert any(name.startswith("ema/") for name in a.tensors)
+        for tensor in a.tensors:
+            np.testing.assert_array_equal(a.tensors[tensor], b.tensors[tensor], err_msg=tensor)
+        assert a.state == b.state
+
+
+def test_another_seed_gives_another_run(folder: Path, whole: str) -> None:
+    train(folder, "seed", 1, "--seed", "7")
+    assert lines(folder, "seed")[0]["train_loss"] != lines(folder, whole)[0]["train_loss"]
+
+
+def test_a_finished_run_says_so(folder: Path, whole: str) -> None:
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in (folder / "output/train/whole").glob("checkpoint*"))
+    assert "this run is finished" in train(folder, whole, 3).stderr
+    after = sorted((p.name, p.stat().st_mtime_ns) for p in (folder / "output/train/whole").glob("checkpoint*"))
+    assert before == after
+
+
+def test_changed_settings_are_listed_and_refused(folder: Path, whole: str) -> None:
+    stop_after(folder, "changed", whole, 1)
+    error = last_error(train(folder, "changed", 4, "--lr", "5e-4", code=78))
+    assert "epochs 3 -> 4; lr 0.001 -> 0.0005" in error
+    assert "--restart" in error
+
+
+def test_restart_moves_the_old_run_aside(folder: Path, whole: str) -> None:
+    stop_after(folder, "again", whole, 1)
+    done = train(folder, "again", 1, "--restart")
+    assert "moved the earlier run to output/train/again.1" in done.stderr
+    assert (folder / "output/train/again.1/checkpoint-latest.safetensors").exists()
+    assert [line["epoch"] for line in lines(folder, "again")] == [0]
+
+
+def test_a_damaged_checkpoint_is_kept_and_the_one_before_used(folder: Path, whole: str) -> None:
+    stop_after(folder, "damaged", whole, 2)
+    source, target = folder / "output/train/whole", folder / "output/train/damaged"
+    shutil.copy(source / "checkpoint-000000002.safetensors", target)
+    latest = target / "checkpoint-latest.safetensors"
+    data = bytearray(latest.read_bytes())
+    data[len(data) // 2] ^= 1
+    latest.write_bytes(data)
+    done = train(folder, "damaged", 3)
+    assert "kept as checkpoint-latest.safetensors.damaged" in done.stderr
+    assert "at epoch 1, update 2" in done.stderr
+    assert lines(folder, "damaged") == lines(folder, whole)
+
+
+def test_never_from_nothing_where_there_was_a_run(folder: Path, whole: str) -> None:
+    stop_after(folder, "lost", whole, 1)
+    (folder / "output/train/lost/checkpoint-latest.safetensors").write_bytes(b"gone")
+    error = last_error(train(folder, "lost", 3, code=66))
+    assert "no usable checkpoint" in error
+    assert "--restart" in error
+
+
+def test_resuming_a_named_checkpoint(folder: Path, whole: str) -> None:
+    second = "output/train/whole/checkpoint-000000004.safetensors"
+    train(folder, "named", 3, "--resume", second)
+    assert [line["epoch"] for line in lines(folder, "named")] == [2]
+    assert lines(folder, "named")[0] == lines(folder, whole)[2]
+    error = last_error(train(folder, whole, 3, "--resume", second, code=78))
+    assert "holds a run up to update 6" in error
+
+
+def test_start_epoch_starts_counter_and_schedule(folder: Path) -> None:
+    done = train(folder, "later", 4, "--start_epoch", "3")
+    assert "Epoch: [3]  [0/6]" in done.stderr
+    assert [line["epoch"] for line in lines(folder, "later")] == [3]
+    expected = 1e-5 + (1e-3 - 1e-5) * 0.5 * (1 + np.cos(np.pi * 3.5 / 4))
+    assert lines(folder, "later")[0]["train_lr"] == pytest.approx(expected)

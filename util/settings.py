@@ -80,9 +80,9 @@ def _describe(hint: Any) -> str:
     return names.get(hint, str(hint))
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
     near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -189,18 +189,23 @@ def _normalise(token: str) -> str:
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if token.startswith("--") else token
 
 
+_OVERRIDE = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")  # TRAIN.LR, as yacs-based repositories override settings
+
+
 def _refuse_unknown(unknown: list[str], hints: dict[str, Any]) -> None:
     first = unknown[0]
     name = first.lstrip("-").partition("=")[0]
     if name in options.REMOVED:
         raise UsageError(f"--{name} does not exist here: {options.REMOVED[name]}; leave it out")
-    if re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+", first):
+    if _OVERRIDE.fullmatch(first):
         key = first.rsplit(".", 1)[-1].lower()
         key = key if key in hints else next(iter(difflib.get_close_matches(key, hints, n=1)), "name")
         value = unknown[1] if len(unknown) > 1 else "VALUE"
         raise UsageError(f"settings are changed with flags, not {first}: write --{key} {value}")
+    if first.lower() in ("true", "false"):
+        raise UsageError(f"unexpected {first}: a switch takes no value; write --name or --no_name")
     if first.startswith("-"):
-        raise UsageError(f"unknown option {first}{_nearest(name, sorted(hints))} (--help lists them)")
+        raise UsageError(f"unknown option {first}{_nearest(name, sorted(hints), prefix='--')} (--help lists them)")
     raise UsageError(f"unexpected argument {first!r} (--help lists the options)")
 
 
@@ -214,9 +219,12 @@ def parse(settings: type[S], argv: Sequence[str] | None, *, description: str, po
     parser, hints = _build_parser(groups, description=description, positional=positional)
     tokens = [_normalise(token) for token in (sys.argv[1:] if argv is None else argv)]
     arguments, unknown = parser.parse_known_args(tokens)
+    command_line = vars(arguments)
+    first = command_line.get(f"{positional}_argument")
+    if first is not None and _OVERRIDE.fullmatch(first) and not Path(first).exists():
+        unknown = tokens[tokens.index(first) :]
     if unknown:
         _refuse_unknown(unknown, hints)
-    command_line = vars(arguments)
     if positional is not None and f"{positional}_argument" in command_line:
         value = command_line.pop(f"{positional}_argument")
         if command_line.setdefault(positional, value) != value:

@@ -48,7 +48,7 @@ def test_average_projection_equals_the_reference(size: tuple[int, int]) -> None:
     np.testing.assert_allclose(logits(model, 2, *size), expected, rtol=0, atol=1e-4)
 
 
-def _small(method: str, **arguments: object) -> nn.Layer:
+def _small(method: str) -> nn.Layer:
     from models.cvt import Stage
 
     stages = (
@@ -56,7 +56,7 @@ def _small(method: str, **arguments: object) -> nn.Layer:
         Stage(embed_dim=32, depth=1, num_heads=2),
         Stage(embed_dim=48, depth=2, num_heads=3, cls_token=True),
     )
-    return create_model("cvt_13_224x224", stages=stages, qkv_proj_method=method, num_classes=10, **arguments)
+    return create_model("cvt_13_224x224", stages=stages, qkv_proj_method=method, num_classes=10)
 
 
 def test_gradients_equal_the_reference(cvt_13: nn.Layer) -> None:

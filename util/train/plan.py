@@ -30,7 +30,7 @@ def log_plan(
     )
     log.info(
         f"{optim.opt}, lr {schedule.lr:g} from {learning_rate(0, schedule):g} to {schedule.min_lr:g}, "
-        f"{schedule.epochs} epochs with {schedule.warmup_epochs} of warm-up, {schedule.cooldown_epochs} of cooldown after"
+        f"{schedule.epochs} epochs with {schedule.warmup_epochs} of warm-up, {schedule.cooldown_epochs} of cooldown"
     )
     if schedule.warmup_epochs >= schedule.epochs:
         log.warning(

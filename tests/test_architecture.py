@@ -1,0 +1,113 @@
+"""Which way imports point, and what can be imported without Paddle."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions, but not for type checking alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def reached(start: Path) -> set[str]:
+    """Every module of the project that a file imports, directly or through others."""
+    seen: set[str] = set()
+    pending = [start]
+    while pending:
+        for module in imports(pending.pop()):
+            base = ROOT / module.replace(".", "/")
+            for path in (base.with_suffix(".py"), base / "__init__.py"):
+                if path.is_file() and module not in seen:
+                    seen.add(module)
+                    pending.append(path)
+    return seen
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def packages(path: Path) -> set[str]:
+    return {module.partition(".")[0] for module in imports(path)}
+
+
+def test_models_and_util_do_not_import_each_other() -> None:
+    assert [p for p in files("models") if "util" in packages(p)] == []
+    assert [p for p in files("util") if "models" in packages(p)] == []
+    scripts = {"train", "eval", "predict", "export_model", "infer", "demo", "tests"}
+    assert [p for p in [*files("models"), *files("util")] if packages(p) & scripts] == []
+
+
+def test_infer_reaches_neither_models_nor_training() -> None:
+    found = reached(ROOT / "infer.py")
+    assert "util.deploy.engines" in found
+    assert {m for m in found if m.startswith(("models", "util.train", "util.weights", "util.distributed"))} == set()
+
+
+def test_no_family_imports_another() -> None:
+    shared = {"models.layers", "models.registry", "models.profile"}
+    for family in {p.stem for p in files("models")} - {"__init__", "layers", "registry", "profile"}:
+        others = {m for m in imports(ROOT / "models" / f"{family}.py") if m.startswith("models.")}
+        assert others <= shared, family
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "util.options", "util.settings", "util.prediction", "util.weights", "util.weights.container",
+        "util.data.transforms", "util.data.images", "util.data.dataset", "util.data.sampler", "util.deploy.bundle",
+        "util.deploy.engines", "util.runtime", "train", "infer",
+    ],
+)  # fmt: skip
+def test_imports_without_paddle(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('paddle' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_files_stay_readable() -> None:
+    long = {str(p.relative_to(ROOT)): n for p in [*files("models"), *files("util"), *files("demo"), *ROOT.glob("*.py")]
+            if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400}  # fmt: skip
+    assert long == {}
+
+
+FORBIDDEN = {"eval", "exec", "print"}
+
+
+def test_no_eval_no_exec_and_no_print_in_libraries() -> None:
+    allowed = {("util/errors.py", "print"), ("util/runtime.py", "print"), ("util/prediction.py", "print")}
+    found = set()
+    for path in [*files("models"), *files("util")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN:
+                found.add((str(path.relative_to(ROOT)), node.func.id))
+    assert found <= allowed
+
+
+def test_every_import_is_covered_by_the_requirements() -> None:
+    """A fresh environment has what the requirements files name and nothing else."""
+    distribution = {"PIL": "Pillow", "yaml": "PyYAML", "paddle": "paddlepaddle"}
+    text = "".join((ROOT / f"requirements{name}.txt").read_text() for name in ("", "-cpu", "-dev"))
+    own = {p.stem for p in ROOT.glob("*.py")} | {"models", "util", "demo", "tests", "configs"}
+    used = set().union(*(packages(p) for top in ("models", "util", "demo", "tests") for p in files(top)))
+    for package in sorted(used - own - set(sys.stdlib_module_names)):
+        assert distribution.get(package, package) in text, package

@@ -4,6 +4,7 @@
 """
 
 import sys
+from typing import Any
 
 from util import runtime
 
@@ -32,7 +33,7 @@ def main(output: str) -> None:
     step = TrainStep(replicas, create_optimizer(model, options), options=options, ema=None, scaler=scaler)
     names = [name for name, p in model.named_parameters() if not p.stop_gradient]
     targets = np.random.default_rng(0).dirichlet(np.ones(CLASSES), (MICRO_BATCHES, GLOBAL_BATCH)).astype(np.float32)
-    stored = {}
+    stored: dict[str, Any] = {}
     for i in range(MICRO_BATCHES):
         mine = slice(world.rank, None, world.size)
         batch = paddle.to_tensor(images(GLOBAL_BATCH, 32, 32, seed=i)[mine])

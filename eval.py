@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arithmetic = runtime.start(settings.threads.cpu_threads)
 
     # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
-    from models import create_model, model_info
+    from models import create_model, model_defaults
     from util import distributed
     from util.data.dataset import load_split
     from util.data.loader import eval_loader
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         use_ema=settings.ema.use_ema,
         names_file=settings.names.class_names,
         create_model=create_model,
-        model_info=model_info,
+        model_defaults=model_defaults,
     )
 
     # Data

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
     import paddle
 
-    from models import create_model, model_info
+    from models import create_model, model_defaults
     from util import distributed
     from util.deploy.bundle import Manifest
     from util.deploy.export import export
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         use_ema=settings.ema.use_ema,
         names_file=settings.names.class_names,
         create_model=create_model,
-        model_info=model_info,
+        model_defaults=model_defaults,
     )
     channels, height, width = trained.preprocessing.input_size
     open_size = settings.export.dynamic_size

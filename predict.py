@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import numpy as np
     import paddle
 
-    from models import create_model, model_info
+    from models import create_model, model_defaults
     from util import distributed
     from util.restore import restore
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         use_ema=settings.ema.use_ema,
         names_file=settings.names.class_names,
         create_model=create_model,
-        model_info=model_info,
+        model_defaults=model_defaults,
     )
 
     @paddle.no_grad()

@@ -7,14 +7,17 @@ The same command started again continues the run.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from logging import Logger
-from typing import Any
+from typing import TYPE_CHECKING
 
 from util import options, runtime
-from util.data.preprocessing import resolve_preprocessing
+from util.data.preprocessing import Preprocessing, resolve_preprocessing
 from util.errors import UsageError, run_script
 from util.settings import Settings, parse, to_plain
+
+if TYPE_CHECKING:
+    from util.train.checkpoint import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,40 +39,34 @@ class TrainSettings(Settings):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    # Settings. What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
     settings = parse(TrainSettings, argv, description=__doc__ or "", positional="data_dir")
     name = settings.model.model
     if name is None:
         raise UsageError("no model: name one with --model, or give a recipe with --config")
     arithmetic = runtime.start(settings.threads.cpu_threads)
 
-    # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
     import paddle
 
-    from models import count_macs, count_parameters, create_model, model_info
+    from models import count_macs, count_parameters, model_defaults
     from util import distributed
     from util.evaluate import evaluate
     from util.log import start_logging
-    from util.train.checkpoint import Progress, RunFolder, TrainState
+    from util.train.checkpoint import RunFolder
     from util.train.data import TrainingData, load_splits
-    from util.train.ema import ModelEma
     from util.train.epoch import train_one_epoch
-    from util.train.optim import create_optimizer
     from util.train.plan import log_decay_groups, log_plan
-    from util.train.run import RunRecorder, find_start
+    from util.train.run import RunRecorder, describe_run, find_start
     from util.train.step import TrainStep
 
     # Device and processes
     world, notes = distributed.start(settings.device.device)
     log = start_logging(is_main=world.is_main)
-    on_cpu = paddle.device.get_device() == "cpu"
-    optim = without_gpu_only(settings, log) if on_cpu else settings.optim
+    if paddle.device.get_device() == "cpu":
+        settings = replace(settings, optim=without_gpu_only(settings, log))
 
     # Data
-    try:
-        info = asdict(model_info(name))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    preprocessing = resolve_preprocessing(settings.preprocess, info)
+    preprocessing = resolve_preprocessing(settings.preprocess, model_defaults(name))
     splits = load_splits(settings.data, num_classes=settings.model.num_classes, names_file=settings.names.class_names)
     data = TrainingData(
         splits,
@@ -82,79 +79,44 @@ def main(argv: Sequence[str] | None = None) -> None:
         world=world,
     )
 
-    # The run's folder, and where to continue
-    resolved = to_plain(settings) | preprocessing.to_plain() | {"num_classes": splits.num_classes}
-    result = to_plain(settings, frozenset({"result"})) | {
-        k: resolved[k] for k in (*preprocessing.to_plain(), "num_classes")
-    }
-    result |= {"processes": world.size, "training images": len(splits.train)}
+    # The run: its folder, where it continues, what it trains
+    config = to_plain(settings) | preprocessing.to_plain() | {"num_classes": splits.num_classes}
+    result = {k: v for k, v in config.items() if k in to_plain(settings, frozenset({"result"}))}
+    description = describe_run(splits, config=config, result=result, processes=world.size, threads=arithmetic.threads)
     folder = RunFolder(settings.run.output, settings.run.experiment or name)
     container = find_start(
-        folder, resume=settings.weights.resume, restart=settings.run.restart, settings=result, world=world, log=log
+        folder,
+        resume=settings.weights.resume,
+        restart=settings.run.restart,
+        settings=description["settings"],
+        world=world,
+        log=log,
     )
-
-    # Model, optimizer, average
-    paddle.seed(settings.run.seed)
-    model = create_model(
-        name,
-        num_classes=splits.num_classes,
-        img_size=preprocessing.input_size[1:],
-        drop_rate=settings.regularisation.drop_rate,
-        drop_path_rate=settings.regularisation.drop_path_rate,
-    )
-    if settings.weights.pretrained is not None and container is None:
-        start_from(model, settings.weights.pretrained, log)
-    if optim.sync_bn and world.size > 1:
-        model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    optimizer = create_optimizer(model, optim)
-    replicas = (
-        paddle.DataParallel(model) if world.size > 1 else model
-    )  # shares rank 0's weights, so it comes before EMA
-    state = TrainState(
-        model,
-        optimizer,
-        ema=ModelEma(model, optim.model_ema_decay) if optim.model_ema else None,
-        scaler=paddle.amp.GradScaler(enable=optim.amp and optim.amp_dtype == "float16", init_loss_scaling=2.0**16),
-        progress=Progress(epoch=settings.schedule.start_epoch or 0),
-    )
+    state = build_state(name, settings, preprocessing, splits.num_classes, log, from_nothing=container is None)
     if container is not None:
         state.restore(container, str(folder.path))
-    if settings.weights.resume not in (None, "auto") and settings.schedule.start_epoch is not None:
+    if settings.schedule.start_epoch is not None and settings.weights.resume not in (None, "auto"):
         state.progress.epoch = settings.schedule.start_epoch
     epochs = range(state.progress.epoch, settings.schedule.epochs + settings.schedule.cooldown_epochs)
     if not epochs:
         log.info(f"{folder.path}: this run is finished; --restart starts anew, --experiment NAME starts another")
         return
+    recorder = RunRecorder(
+        folder, state, options=settings.run, description=description, config=config, world=world, log=log
+    )
 
     # What is about to happen
-    description = {
-        "model": {"name": name, "num_classes": splits.num_classes},
-        "preprocess": preprocessing.to_plain(),
-        "classes": {"folders": splits.train.class_names, "names": splits.class_names},
-        "settings": result,
-        "versions": {"paddle": paddle.__version__, "threads": arithmetic.threads},
-    }
-    recorder = RunRecorder(
-        folder, state, options=settings.run, description=description, config=resolved, world=world, log=log
-    )
     for note in [*notes, f"{arithmetic}; device {paddle.device.get_device()}"]:
         log.info(note)
-    macs = count_macs(model, preprocessing.input_size)
-    log.info(f"{name}: {count_parameters(model):,} parameters, {macs / 1e9:.3f} GMACs an image")
-    log_plan(
-        log,
-        sampler=data.sampler,
-        num_val=len(splits.val),
-        num_classes=splits.num_classes,
-        optim=optim,
-        schedule=settings.schedule,
-    )
-    log_decay_groups(log, model, optim)
+    macs = count_macs(state.model, preprocessing.input_size)
+    log.info(f"{name}: {count_parameters(state.model):,} parameters, {macs / 1e9:.3f} GMACs an image")
+    log_plan(log, splits=splits, sampler=data.sampler, optim=settings.optim, schedule=settings.schedule)
+    log_decay_groups(log, state.model, settings.optim)
     if container is not None:
         log.info(f"continuing {folder.path} at epoch {epochs.start}, update {state.progress.update}")
 
     # Loop
-    step = TrainStep(replicas, optimizer, options=optim, ema=state.ema, scaler=state.scaler)
+    step = TrainStep(state, settings.optim, world)
     for epoch in epochs:
         trained = train_one_epoch(
             step,
@@ -168,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             world=world,
         )
         state.average_statistics(world)
-        tested = evaluate(model, data.val_loader, world, num_batches=len(data.val_batches))
+        tested = evaluate(state.model, data.val_loader, world, num_batches=len(data.val_batches))
         tested_ema = None
         if state.ema is not None:
             tested_ema = evaluate(state.ema.model, data.val_loader, world, num_batches=len(data.val_batches))
@@ -191,13 +153,49 @@ def without_gpu_only(settings: TrainSettings, log: Logger) -> options.OptimOptio
     return replace(settings.optim, amp=False, sync_bn=False)
 
 
-def start_from(model: Any, path: str, log: Logger) -> None:
-    """Loads `--pretrained` weights; a head for other classes keeps its fresh initialisation, and the log says so."""
-    from util.weights import read_weights, set_weights
+def build_state(
+    name: str,
+    settings: TrainSettings,
+    preprocessing: Preprocessing,
+    num_classes: int,
+    log: Logger,
+    *,
+    from_nothing: bool,
+) -> "TrainState":
+    """Returns a new run's model, optimizer and average, equal on every process.
 
-    replaced = set_weights(model, read_weights(path).tensors, source=path, replaceable=("head.weight", "head.bias"))
-    log.info(
-        f"weights from {path}" + (f"; new head, because {', '.join(replaced)} has another shape" if replaced else "")
+    from_nothing: whether `--pretrained` weights are wanted; a checkpoint that is about to be restored replaces them.
+    """
+    import paddle
+
+    from models import create_model
+    from util.train.checkpoint import Progress, TrainState
+    from util.train.ema import ModelEma
+    from util.train.optim import create_optimizer
+    from util.weights import load_pretrained
+
+    optim, path = settings.optim, settings.weights.pretrained
+    paddle.seed(settings.run.seed)  # the same on every process
+    model = create_model(
+        name,
+        num_classes=num_classes,
+        img_size=preprocessing.input_size[1:],
+        drop_rate=settings.regularisation.drop_rate,
+        drop_path_rate=settings.regularisation.drop_path_rate,
+    )
+    if path is not None and from_nothing:
+        replaced = load_pretrained(model, path)
+        log.info(
+            f"weights from {path}" + (f"; a new head: {', '.join(replaced)} had another shape" if replaced else "")
+        )
+    if optim.sync_bn:
+        model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return TrainState(
+        model,
+        create_optimizer(model, optim),
+        ema=ModelEma(model, optim.model_ema_decay) if optim.model_ema else None,
+        scaler=paddle.amp.GradScaler(enable=optim.amp and optim.amp_dtype == "float16", init_loss_scaling=2.0**16),
+        progress=Progress(epoch=settings.schedule.start_epoch or 0),
     )
 
 

@@ -2,6 +2,14 @@
 
 from models import cvt  # noqa: F401  importing a family registers its models
 from models.profile import count_macs, count_parameters
-from models.registry import ModelInfo, create_model, list_models, model_info
+from models.registry import ModelInfo, create_model, list_models, model_defaults, model_info
 
-__all__ = ["ModelInfo", "count_macs", "count_parameters", "create_model", "list_models", "model_info"]
+__all__ = [
+    "ModelInfo",
+    "count_macs",
+    "count_parameters",
+    "create_model",
+    "list_models",
+    "model_defaults",
+    "model_info",
+]

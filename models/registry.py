@@ -5,7 +5,7 @@ import fnmatch
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from paddle import nn
@@ -24,6 +24,12 @@ class ModelInfo:
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+
+
+class UnknownModelError(ValueError):
+    """No model has that name; the message lists those that there are."""
+
+    exit_code = 2  # of a script that was asked for it
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,18 @@ def _entry(name: str) -> _Entry:
     if name not in _ENTRIES:
         near = difflib.get_close_matches(name, _ENTRIES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown model {name!r}; {hint}known models: {', '.join(list_models())}")
+        raise UnknownModelError(f"unknown model {name!r}; {hint}known models: {', '.join(list_models())}")
     return _ENTRIES[name]
 
 
 def model_info(name: str) -> ModelInfo:
     """Returns what `name` implies about the input. An unknown name is a ValueError that lists the known ones."""
     return _entry(name).info
+
+
+def model_defaults(name: str) -> dict[str, Any]:
+    """Returns `model_info(name)` as a dict, for code that must not import this package."""
+    return asdict(model_info(name))
 
 
 def create_model(

@@ -62,12 +62,18 @@ INTERRUPTED = 130
 
 
 def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
-    """Runs a script's `main` and exits: user errors become one line on standard error and their exit code."""
+    """Runs a script's `main` and exits: user errors become one line on standard error and their exit code.
+
+    A user error is any ValueError with an `exit_code`: `models`, which does not import this module, can raise one too.
+    """
     try:
         main(None)
-    except UserError as error:
+    except ValueError as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(code)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

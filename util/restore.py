@@ -1,7 +1,7 @@
 """From a weights file to a model that is ready to use, for eval, predict and export."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from util.data.dataset import readable_names
@@ -55,12 +55,13 @@ def restore(
     use_ema: bool,
     names_file: str | None,
     create_model: Callable[..., "nn.Layer"],
-    model_info: Callable[[str], Any],
+    model_defaults: Callable[[str], dict[str, Any]],
 ) -> Trained:
     """Builds the model that a weights file is for, loads it strictly, and resolves its preprocessing.
 
-    create_model, model_info: the registry's, handed over by the script. Without a weights file this refuses: nothing is
-    ever computed with random weights. A model or a number of classes that differs from the file's is a MismatchError.
+    create_model, model_defaults: the registry's, handed over by the script. Without a weights file this refuses:
+    nothing is ever computed with random weights. A model or a number of classes that differs from the file's is a
+    MismatchError.
     """
     if weights_options.resume is not None and weights_options.pretrained is not None:
         raise UsageError("give either --resume or --pretrained")
@@ -69,12 +70,8 @@ def restore(
         raise UsageError("no weights: give a checkpoint with --resume CHECKPOINT, or a weights file with --pretrained")
     weights = read_weights(source, use_ema=use_ema)
     name = _choose_name(model_options.model, weights, source)
-    try:
-        info = asdict(model_info(name))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     num_classes = _choose_num_classes(model_options.num_classes, weights, source)
-    preprocessing = resolve_preprocessing(preprocess_options, info, weights.state.get("preprocess", {}))
+    preprocessing = resolve_preprocessing(preprocess_options, model_defaults(name), weights.state.get("preprocess", {}))
     model = create_model(name, num_classes=num_classes, img_size=preprocessing.input_size[1:])
     set_weights(model, weights.tensors, source=source)
     model.eval()

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from util.errors import UsageError
 
-MIN_PYTHON = (3, 11)
 PADDLE_RANGE = "paddlepaddle>=3.3.1,<3.4"
 
 
@@ -50,9 +49,6 @@ def start(cpu_threads: int | None = None) -> Runtime:
 
     cpu_threads: None is one a core, shared between the processes of this machine that the launcher started.
     """
-    if sys.version_info < MIN_PYTHON:
-        found = ".".join(map(str, sys.version_info[:3]))
-        raise UsageError(f"Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer is needed; this is {found}")
     vendor = cpu_vendor()
     if vendor == "AuthenticAMD":
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")

@@ -17,6 +17,7 @@ from models import create_model  # noqa: E402
 from tests.reference import images  # noqa: E402
 from util import distributed  # noqa: E402
 from util.options import OptimOptions  # noqa: E402
+from util.train.checkpoint import Progress, TrainState  # noqa: E402
 from util.train.optim import create_optimizer  # noqa: E402
 from util.train.step import TrainStep  # noqa: E402
 
@@ -28,9 +29,9 @@ def main(output: str) -> None:
     paddle.seed(world.rank)  # rank 0's weights are what everyone starts with
     model = create_model("cvt_nano_32x32", num_classes=CLASSES, qkv_proj_method="linear")  # no BatchNorm
     options = OptimOptions(opt="momentum", momentum=0.0, weight_decay=0.0)
-    replicas = paddle.DataParallel(model) if world.size > 1 else model
     scaler = paddle.amp.GradScaler(enable=False)
-    step = TrainStep(replicas, create_optimizer(model, options), options=options, ema=None, scaler=scaler)
+    state = TrainState(model, create_optimizer(model, options), ema=None, scaler=scaler, progress=Progress())
+    step = TrainStep(state, options, world)
     names = [name for name, p in model.named_parameters() if not p.stop_gradient]
     targets = np.random.default_rng(0).dirichlet(np.ones(CLASSES), (MICRO_BATCHES, GLOBAL_BATCH)).astype(np.float32)
     stored: dict[str, Any] = {}

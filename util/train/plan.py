@@ -8,21 +8,17 @@ from paddle import nn
 
 from util.data.sampler import TrainBatches
 from util.options import OptimOptions, ScheduleOptions
+from util.train.data import Splits
 from util.train.optim import decay_groups
 from util.train.schedule import learning_rate
 
 
 def log_plan(
-    log: Logger,
-    *,
-    sampler: TrainBatches,
-    num_val: int,
-    num_classes: int,
-    optim: OptimOptions,
-    schedule: ScheduleOptions,
+    log: Logger, *, splits: Splits, sampler: TrainBatches, optim: OptimOptions, schedule: ScheduleOptions
 ) -> None:
     """Logs the data, the effective batch and the learning rates that follow from the settings."""
-    log.info(f"{sampler.num_images:,} training and {num_val:,} evaluation images, {num_classes} classes")
+    images = f"{len(splits.train):,} training and {len(splits.val):,} evaluation images"
+    log.info(f"{images}, {splits.num_classes} classes")
     batch = sampler.batch_size * sampler.world_size * optim.update_freq
     log.info(
         f"effective batch {batch} = {sampler.batch_size} images x {sampler.world_size} processes x {optim.update_freq} "

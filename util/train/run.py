@@ -6,17 +6,36 @@ from logging import Logger
 from pathlib import Path
 from typing import Any
 
+import paddle
 import yaml
 
+from util.data.preprocessing import Preprocessing
 from util.distributed import World
 from util.errors import MismatchError
 from util.log import EpochLog, log_to_file
 from util.metrics import Metrics
 from util.options import RunOptions
 from util.train.checkpoint import BEST, BEST_EMA, LATEST, RunFolder, TrainState, check_same_settings
+from util.train.data import Splits
 from util.train.epoch import EpochResult
 from util.train.tracking import WandbRun
 from util.weights.container import Container, read_container
+
+
+def describe_run(
+    splits: Splits, *, config: Mapping[str, Any], result: Mapping[str, Any], processes: int, threads: int
+) -> dict[str, Any]:
+    """Returns what a checkpoint says about its model and its run.
+
+    config: every resolved setting; result: those that change the result, which must be equal when the run is resumed.
+    """
+    return {
+        "model": {"name": config["model"], "num_classes": splits.num_classes},
+        "preprocess": {name: config[name] for name in Preprocessing.__dataclass_fields__},
+        "classes": {"folders": splits.train.class_names, "names": splits.class_names},
+        "settings": {**result, "processes": processes, "training images": len(splits.train)},
+        "versions": {"paddle": paddle.__version__, "threads": threads},
+    }
 
 
 def find_start(

@@ -3,11 +3,11 @@
 import contextlib
 
 import paddle
-from paddle import Tensor, nn
-from paddle.optimizer import Optimizer
+from paddle import Tensor
 
+from util.distributed import World
 from util.options import OptimOptions
-from util.train.ema import ModelEma
+from util.train.checkpoint import TrainState
 from util.train.loss import soft_cross_entropy
 
 
@@ -18,27 +18,18 @@ def gradient_norm(parameters: list[Tensor]) -> Tensor:
 
 
 class TrainStep:
-    """Trains on micro-batches; nothing here waits for the device.
+    """Trains a run's state on micro-batches; nothing here waits for the device.
 
-    model: the model, or its DataParallel wrapper, whose gradients are then averaged over the processes at the last
-    micro-batch of an update only.
+    With several processes, gradients are averaged over them, at the last micro-batch of an update only.
     """
 
-    def __init__(
-        self,
-        model: nn.Layer,
-        optimizer: Optimizer,
-        *,
-        options: OptimOptions,
-        ema: ModelEma | None,
-        scaler: paddle.amp.GradScaler,
-    ) -> None:
-        self.model = model
-        self.optimizer = optimizer
+    def __init__(self, state: TrainState, options: OptimOptions, world: World) -> None:
+        self.model = paddle.DataParallel(state.model) if world.size > 1 else state.model
+        self.optimizer = state.optimizer
         self.options = options
-        self.ema = ema
-        self.scaler = scaler
-        self.parameters = [p for p in model.parameters() if not p.stop_gradient]
+        self.ema = state.ema
+        self.scaler = state.scaler
+        self.parameters = [p for p in state.model.parameters() if not p.stop_gradient]
 
     def accumulate(self, images: Tensor, targets: Tensor, *, group_size: int, last: bool) -> Tensor:
         """Adds the gradient of one micro-batch, images (B, 3, H, W), targets (B, K); returns its mean loss, detached.

@@ -17,9 +17,10 @@ from util.weights.container import is_container, read_container, read_plain
 if TYPE_CHECKING:
     from paddle import nn
 
-__all__ = ["LoadedWeights", "WeightsError", "load_weights", "read_weights", "set_weights"]
+__all__ = ["LoadedWeights", "WeightsError", "load_pretrained", "load_weights", "read_weights", "set_weights"]
 
 MODEL, EMA = "model/", "ema/"
+HEAD = ("head.weight", "head.bias")
 MAX_LISTED = 8
 
 
@@ -80,6 +81,11 @@ def set_weights(
         if name not in left_out:
             parameter.set_value(np.ascontiguousarray(tensors[name]).astype(np.float32, copy=False))
     return left_out
+
+
+def load_pretrained(model: "nn.Layer", path: str | Path) -> list[str]:
+    """Loads weights to start from; a head for other classes keeps its initialisation. Returns the names left out."""
+    return set_weights(model, read_weights(path).tensors, source=str(path), replaceable=HEAD)
 
 
 def load_weights(model: "nn.Layer", path: str | Path) -> None:

@@ -1,5 +1,6 @@
 """The optimizer update: accumulation, clipping, average, decay."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -9,7 +10,9 @@ from paddle import nn
 
 from models import create_model
 from tests.reference import images
+from util.distributed import World
 from util.options import OptimOptions
+from util.train.checkpoint import Progress, TrainState
 from util.train.ema import ModelEma
 from util.train.loss import soft_cross_entropy
 from util.train.optim import create_optimizer, decay_groups, optimizer_tensors, set_optimizer_tensors
@@ -34,7 +37,8 @@ class Linear(nn.Layer):
 
 def make_step(model: nn.Layer, options: OptimOptions, ema: ModelEma | None = None) -> TrainStep:
     scaler = paddle.amp.GradScaler(enable=False)
-    return TrainStep(model, create_optimizer(model, options), options=options, ema=ema, scaler=scaler)
+    state = TrainState(model, create_optimizer(model, options), ema=ema, scaler=scaler, progress=Progress())
+    return TrainStep(state, options, World(rank=0, size=1))
 
 
 def batch(size: int, seed: int = 0) -> tuple[paddle.Tensor, paddle.Tensor]:
@@ -185,6 +189,21 @@ def test_that_comparison_fails_without_the_optimizer_state() -> None:
             step_of.accumulate(x * (i + 1), targets, group_size=1, last=True)
             step_of.update(0.1)
     assert np.abs(model.fc.weight.numpy() - copied.fc.weight.numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [(False, "float16"), (True, "float16"), (True, "bfloat16")])
+def test_amp_is_what_paddle_is_told(amp: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paddle has no half-precision kernels on CPU; this sees what a GPU would be asked for."""
+    told: list[dict[str, object]] = []
+
+    def auto_cast(**arguments: object) -> contextlib.nullcontext[None]:
+        told.append(arguments)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(paddle.amp, "auto_cast", auto_cast)
+    step = make_step(Linear(), OptimOptions(amp=amp, amp_dtype=dtype))  # type: ignore[arg-type]
+    step.accumulate(*batch(2), group_size=1, last=True)
+    assert told == [{"enable": amp, "dtype": dtype}]
 
 
 def test_gradient_norm_is_over_all_parameters() -> None:

@@ -170,7 +170,7 @@ def test_pretrained_weights_get_a_new_head(trained: Path) -> None:
         "two",
         cwd=trained,
     )
-    assert "new head, because head.weight, head.bias has another shape" in done.stderr
+    assert "a new head: head.weight, head.bias had another shape" in done.stderr
     # folders are matched by name: two of the three classes can be evaluated
     done = run("eval.py", "two", "--resume", checkpoint(trained), "-j", "0", cwd=trained)
     assert json.loads(done.stdout)["images"] == 8

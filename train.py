@@ -92,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         world=world,
         log=log,
     )
-    state = build_state(name, settings, preprocessing, splits.num_classes, log, from_nothing=container is None)
+    state = build_state(
+        name, settings, preprocessing, splits.num_classes, log, processes=world.size, from_nothing=container is None
+    )
     if container is not None:
         state.restore(container, str(folder.path))
     if settings.schedule.start_epoch is not None and settings.weights.resume not in (None, "auto"):
@@ -160,6 +162,7 @@ def build_state(
     num_classes: int,
     log: Logger,
     *,
+    processes: int,
     from_nothing: bool,
 ) -> "TrainState":
     """Returns a new run's model, optimizer and average, equal on every process.
@@ -188,7 +191,7 @@ def build_state(
         log.info(
             f"weights from {path}" + (f"; a new head: {', '.join(replaced)} had another shape" if replaced else "")
         )
-    if optim.sync_bn:
+    if optim.sync_bn and processes > 1:
         model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return TrainState(
         model,

@@ -184,7 +184,7 @@ def run_demo(output: Path, config: Path) -> None:
         difference = compare_predictions(predictions, read_lines(ROOT / places.inferred))
         say(f"    predict.py and infer.py give the same classes; their scores differ by {difference:.1e} at most")
         if difference > ROUNDING:
-            say(f"    warning: that is more than rounding, {ROUNDING:.0e}")
+            raise MismatchError(f"that is more than rounding, {ROUNDING:.0e}; please report it")
 
     with steps.step("report", f"draw curves, confusion matrix and pictures: {places.report}"):
         settings = read_yaml(ROOT / places.run / "args.yaml")

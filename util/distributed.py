@@ -67,8 +67,6 @@ def start(device: str) -> tuple[World, list[str]]:
         if os.environ.pop(SELECTED_GPUS, None) is not None:
             notes.append("the launcher chose GPUs, but there are none: using the CPU, processes joined by gloo")
         os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"
-    elif size > 1 and device == "gpu":
-        device = f"gpu:{os.environ.get(SELECTED_GPUS, '0').split(',')[0]}"
     try:
         paddle.device.set_device(device)
     except (ValueError, RuntimeError) as error:

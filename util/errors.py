@@ -1,7 +1,10 @@
 """Errors that a user can cause, each with the exit code a script ends with."""
 
+import errno
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -58,7 +61,16 @@ class MismatchError(UserError):
     exit_code = 78
 
 
+INTERNAL = 70
 INTERRUPTED = 130
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+def _exit_internal() -> NoReturn:
+    """Ends the script on a mistake of this project's own: here the traceback is what helps."""
+    traceback.print_exc()
+    print("error: internal error; please report it with the lines above", file=sys.stderr)
+    sys.exit(INTERNAL)
 
 
 def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
@@ -71,9 +83,16 @@ def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
     except ValueError as error:
         code = getattr(error, "exit_code", None)
         if code is None:
-            raise
+            _exit_internal()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(code)
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            _exit_internal()
+        print(f"error: {error.filename or 'output'}: not written: {error.strerror}", file=sys.stderr)
+        sys.exit(SaveError.exit_code)
+    except Exception:
+        _exit_internal()
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

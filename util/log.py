@@ -43,9 +43,16 @@ def start_logging(*, is_main: bool) -> logging.Logger:
     return logger
 
 
+class _File(logging.FileHandler):
+    """Raises what goes wrong while writing (a full disk); logging's own handlers would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        raise  # noqa: PLE0704  called while the exception is handled
+
+
 def log_to_file(logger: logging.Logger, path: Path) -> None:
     """Also appends the log's lines to a file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _File(path, encoding="utf-8")
     handler.setFormatter(_TimedFormatter())
     logger.addHandler(handler)
 

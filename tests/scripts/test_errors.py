@@ -187,3 +187,59 @@ def test_help_names_every_option_with_its_default(folder: Path, script: str) -> 
     text = run(script, "--help", cwd=folder).stdout
     assert "(default:" in text
     assert "--config" in text
+
+
+def test_a_loss_that_explodes_ends_with_76_and_keeps_the_last_checkpoint(folder: Path) -> None:
+    arguments = ("data", *TINY, "--experiment", "nan", "--opt", "momentum", "--min_lr", "1e30", "--lr", "1e30")
+    run("train.py", *arguments[:-2], "--lr", "1e-3", "--min_lr", "1e-3", "--epochs", "1", cwd=folder)
+    before = (folder / "output/train/nan/checkpoint-latest.safetensors").read_bytes()
+    done = run("train.py", *arguments, "--epochs", "2", "--resume", "output/train/nan/checkpoint-latest.safetensors",
+               cwd=folder, code=78)  # fmt: skip
+    assert "lr 0.001 -> 1e+30" in last_error(done)
+    error = last_error(run("train.py", *arguments, "--epochs", "2", "--restart", cwd=folder, code=76))
+    assert "the loss" in error
+    assert "clip" in error or "finite" in error
+    assert (folder / "output/train/nan.1/checkpoint-latest.safetensors").read_bytes() == before
+
+
+def test_a_full_disk_ends_with_74_and_keeps_the_last_checkpoint(folder: Path) -> None:
+    """A limit on file size stands for the full disk: 300 kB is less than a checkpoint and more than the logs."""
+    arguments = ["data", *TINY, "--experiment", "full"]
+    run("train.py", *arguments, "--epochs", "1", cwd=folder)
+    checkpoint = folder / "output/train/full/checkpoint-latest.safetensors"
+    before = checkpoint.read_bytes()
+    limited = (
+        f"ulimit -f 300; exec {sys.executable} {ROOT / 'train.py'} {' '.join(arguments)} --epochs 1 --experiment full2"
+    )
+    done = subprocess.run(["bash", "-c", limited], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 74, done.stderr
+    assert "checkpoint-latest.safetensors: not saved (" in last_error(done)
+    assert "Traceback" not in done.stderr
+    assert checkpoint.read_bytes() == before
+    assert not list((folder / "output/train/full2").glob("*.safetensors"))
+    assert not list((folder / "output/train/full2").glob(".tmp*"))
+
+
+def test_ctrl_c_leaves_no_worker_and_no_traceback(folder: Path) -> None:
+    arguments = ["data", *TINY, "--num_workers", "2", "--epochs", "400", "--experiment", "stopped"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    _wait_for(folder / "output/train/stopped/checkpoint-latest.safetensors")
+    os.killpg(process.pid, signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    deadline = time.monotonic() + 30
+    while _group_lives(process.pid):
+        assert time.monotonic() < deadline, "a worker outlived the run"
+        time.sleep(0.2)
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from logging import Logger
@@ -133,17 +132,16 @@ class RunFolder:
         for leftover in self.path.glob(".tmp-*"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
 
-    def move_aside(self) -> Path | None:
-        """Renames the folder to the first free `<name>.<n>`; returns the new place, or None if there was none."""
-        if not self.path.exists():
-            return None
+    def move_aside(self) -> Path:
+        """Renames the folder, which `create` has locked, to the first free `<name>.<n>`, and creates it anew."""
         number = 1
         while (place := self.path.with_name(f"{self.path.name}.{number}")).exists():
             number += 1
         try:
-            shutil.move(self.path, place)
+            self.path.rename(place)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be moved aside: {error.strerror}") from None
+        self.create()
         return place
 
     def numbered(self) -> list[Path]:

@@ -51,11 +51,12 @@ def find_start(
     if world.is_main:
         path = None if resume in (None, "auto") else Path(str(resume))
         container = None if path is None else read_container(path)
-        if restart and (place := folder.move_aside()) is not None:
+        folder.create()
+        if restart and folder.has_run():
+            place = folder.move_aside()
             log.info(f"moved the earlier run to {place}")
             if path is not None and folder.path in path.parents:
                 path = place / path.relative_to(folder.path)
-        folder.create()
         newest = folder.newest(log)
         if path is None and newest is not None:
             path, container = newest

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from util.errors import MissingInputError, SaveError, WeightsError
+from util.errors import MissingInputError, NonFiniteLossError, SaveError, WeightsError
 
 FORMAT = "paddle-cvt-checkpoint"
 VERSION = 1
@@ -48,11 +48,11 @@ def _digest(tensors: Mapping[str, np.ndarray], state: str) -> str:
 def write_container(path: Path, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
     """Writes `path`, or leaves what was there. A full disk or a device error is a SaveError.
 
-    A tensor with NaN or infinite values is a SaveError too: such a checkpoint could only spread the damage.
+    A tensor with NaN or infinite values is a NonFiniteLossError: such a checkpoint could only spread the damage.
     """
     for name, tensor in tensors.items():
         if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
-            raise SaveError(f"{path}: not saved: {name} has NaN or infinite values")
+            raise NonFiniteLossError(f"{path}: not saved: {name} has NaN or infinite values")
     text = json.dumps(state, sort_keys=True)
     metadata = {"format": FORMAT, "version": str(VERSION), "state": text, "sha256": _digest(tensors, text)}
     beside = path.with_name(f".tmp-{path.name}-{os.getpid()}")

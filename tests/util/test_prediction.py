@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,15 @@ import pytest
 from tests.trees import write_picture
 from util.data.images import ImageError
 from util.data.transforms import eval_transform
-from util.errors import DataError, MissingInputError, NonFiniteLossError, OutputError, UsageError
+from util.errors import (
+    DataError,
+    MissingInputError,
+    NonFiniteLossError,
+    OutputError,
+    SaveError,
+    UsageError,
+    run_script,
+)
 from util.prediction import (
     Prediction,
     collect_inputs,
@@ -111,9 +120,11 @@ def test_known_scores_and_the_order_of_the_keys() -> None:
 
 
 def test_ties_are_in_the_order_of_the_classes() -> None:
-    (prediction,) = top_k(np.zeros((1, 10), np.float32), ["a.jpg"], list("abcdefghij"))
-    assert prediction["class_ids"] == [0, 1, 2, 3, 4]
-    assert prediction["scores"] == [0.1] * 5
+    logits = np.zeros((1, 1000), np.float32)
+    logits[0, [700, 300]] = 1.0
+    (prediction,) = top_k(logits, ["a.jpg"], [str(i) for i in range(1000)])
+    assert prediction["class_ids"] == [300, 700, 0, 1, 2]
+    assert prediction["scores"][0] == prediction["scores"][1] > prediction["scores"][2] == prediction["scores"][4]
 
 
 def test_softmax_of_large_logits() -> None:
@@ -238,12 +249,13 @@ def test_output_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
-def test_full_disk_is_a_user_error(suffix: str, tmp_path: Path) -> None:
-    # BUG? The plain OSError of a write comes through.
+def test_full_disk_ends_a_script_with_its_code(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / f"out.{suffix}"
     path.symlink_to("/dev/full")
-    with pytest.raises(OutputError):
-        write_predictions(PREDICTIONS, str(path))
+    with pytest.raises(SystemExit) as caught:
+        run_script(lambda argv: write_predictions(PREDICTIONS, str(path)))
+    assert caught.value.code == SaveError.exit_code
+    assert re.fullmatch(r"error: .*No space left on device\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])

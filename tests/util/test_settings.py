@@ -387,11 +387,12 @@ def test_empty_input_size_of_a_yaml_is_refused(tmp_path: Path) -> None:
 
 
 def test_bounds_themselves_are_accepted() -> None:
-    settings = _parse(
-        *"--hflip 1 --reprob 0 --smoothing 0 --scale 1 1 --ratio 1 1 --crop_pct 1 --crop_mode squash --lr 0 "
+    argv = (
+        "--hflip 1 --reprob 0 --smoothing 0 --scale 1 1 --ratio 1 1 --crop_pct 1 --crop_mode squash --lr 0 "
         "--warmup_epochs 0 --epochs 1 --start_epoch 0 --weight_decay 0 --opt_betas 0 0 --model_ema_decay 0 "
-        "--opt momentum --use_nesterov --num_workers 0 --seed 0 --checkpoint_interval 0".split()
+        "--opt momentum --use_nesterov --num_workers 0 --seed 0 --checkpoint_interval 0"
     )
+    settings = _parse(*argv.split())
     assert (settings.augment.hflip, settings.augment.scale) == (1.0, (1.0, 1.0))
     assert settings.schedule.start_epoch == 0
     assert settings.optim.use_nesterov is True

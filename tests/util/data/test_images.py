@@ -63,8 +63,13 @@ def test_progressive_jpeg_is_the_baseline_one() -> None:
 
 @pytest.mark.parametrize(
     ("cmyk", "rgb"),
-    [((255, 0, 0, 0), (0, 255, 255)), ((0, 0, 0, 255), (0, 0, 0)), ((0, 0, 0, 0), (255, 255, 255)), ((0, 128, 0, 0), (255, 127, 255))],
-)  # fmt: skip
+    [
+        ((255, 0, 0, 0), (0, 255, 255)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+        ((0, 0, 0, 0), (255, 255, 255)),
+        ((0, 128, 0, 0), (255, 127, 255)),
+    ],
+)
 def test_cmyk_jpeg(cmyk: tuple[int, ...], rgb: tuple[int, ...]) -> None:
     pixels = np.array(_pixels(_encode(Image.new("CMYK", (16, 16), cmyk), "JPEG", quality=100)))
     assert (pixels == rgb).all()

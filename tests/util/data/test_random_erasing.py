@@ -11,9 +11,8 @@ IMAGE = np.full((3, 40, 60), 9.0, np.float32)  # a value that no filling draws
 
 
 def _erase(seed: int, **options: Any) -> np.ndarray:
-    return random_erasing(
-        IMAGE, np.random.default_rng(seed), **{"prob": 1.0, "mode": "const", "max_count": 1} | options
-    )
+    defaults: dict[str, Any] = {"prob": 1.0, "mode": "const", "max_count": 1}
+    return random_erasing(IMAGE, np.random.default_rng(seed), **defaults | options)
 
 
 @pytest.mark.parametrize(("prob", "low", "high"), [(0.0, 0, 0), (0.25, 70, 130), (1.0, 400, 400)])
@@ -47,7 +46,7 @@ def test_several_boxes_share_the_area() -> None:
     holes = 0
     for seed in range(50):
         rows, columns = np.nonzero(_erase(seed, max_count=4)[0] != 9.0)
-        holes += len(rows) < (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        holes += int(len(rows) < (np.ptp(rows) + 1) * (np.ptp(columns) + 1))
     assert holes > 25
 
 

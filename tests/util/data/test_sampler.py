@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 
 from util.data.sampler import EvalBatches, SampleKey, TrainBatches, sample_rng

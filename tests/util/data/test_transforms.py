@@ -15,6 +15,7 @@ from util.data.transforms import (
     eval_transform,
     normalise,
     random_resized_crop,
+    resize_to_cover,
     to_size,
     train_transform,
 )
@@ -69,6 +70,19 @@ def test_crop_centre_half_pixels_round_to_even() -> None:
     pixels[..., 0] = np.arange(7)
     image = eval_transform(input_size=4, crop_pct=1.0, mean=(0, 0, 0), std=(1 / 255,) * 3)(pixels)
     assert image[0, 0].round().tolist() == [2, 3, 4, 5]  # (7 - 4) / 2 = 1.5 -> 2
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),  # width, height
+    [((300, 502), (224, 374)), ((502, 300), (374, 224)), ((224, 999), (224, 999)), ((100, 100), (224, 224))],
+)
+def test_covering_size_keeps_proportions_and_rounds_down(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert resize_to_cover(Image.new("RGB", size), 224, 224, "bilinear").size == expected
+
+
+def test_covering_size_of_an_oblong_target() -> None:
+    assert resize_to_cover(Image.new("RGB", (100, 100)), 32, 64, "bilinear").size == (64, 64)
+    assert resize_to_cover(Image.new("RGB", (300, 100)), 32, 64, "bilinear").size == (96, 32)
 
 
 def test_normalised_values() -> None:
@@ -146,7 +160,7 @@ def test_training_depends_on_the_rng_alone(options: dict[str, Any]) -> None:
 
 
 def test_flips_mirror_the_array() -> None:
-    options = {"input_size": 32, "color_jitter": 0.0}
+    options: dict[str, Any] = {"input_size": 32, "color_jitter": 0.0}
     plain = train_transform(**options, hflip=0.0)(picture(48, 64), _rng())
     np.testing.assert_array_equal(train_transform(**options, hflip=1.0)(picture(48, 64), _rng()), plain[:, :, ::-1])
     upside_down = train_transform(**options, hflip=0.0, vflip=1.0)(picture(48, 64), _rng())
@@ -164,10 +178,10 @@ def test_half_of_the_pictures_are_flipped() -> None:
 
 
 def test_color_jitter_is_off_while_aa_is_on() -> None:
-    results = [
+    without, with_jitter = (
         train_transform(input_size=32, aa="rand-m9-p0", color_jitter=c)(picture(48, 64), _rng()) for c in (0, 0.4)
-    ]
-    np.testing.assert_array_equal(*results)
+    )
+    np.testing.assert_array_equal(without, with_jitter)
 
 
 def test_brightness_stays_within_the_jitter() -> None:

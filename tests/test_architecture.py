@@ -94,7 +94,12 @@ FORBIDDEN = {"eval", "exec", "print"}
 
 
 def test_no_eval_no_exec_and_no_print_in_libraries() -> None:
-    allowed = {("util/errors.py", "print"), ("util/runtime.py", "print"), ("util/prediction.py", "print")}
+    allowed = {
+        ("util/__init__.py", "print"),
+        ("util/errors.py", "print"),
+        ("util/runtime.py", "print"),
+        ("util/prediction.py", "print"),
+    }
     found = set()
     for path in [*files("models"), *files("util")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -6,6 +6,7 @@ the model or the checkpoint" or "off", as the help says.
 """
 
 import math
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
@@ -44,6 +45,9 @@ class DataOptions:
         None, "list file `relative/path label` of the evaluation images", scope="place"
     )
     delimiter: str | None = setting(None, "what separates path and label in a list file; none: white space")
+
+    def __post_init__(self) -> None:
+        _check(self.delimiter != "", "delimiter", "at least one character", "none at all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +99,7 @@ class PreprocessOptions:
     def __post_init__(self) -> None:
         if self.input_size is not None:
             size = self.input_size
-            _check(len(size) <= 3 and all(n > 0 for n in size), "input_size", "1 to 3 positive integers", size)
+            _check(1 <= len(size) <= 3 and all(n > 0 for n in size), "input_size", "1 to 3 positive integers", size)
             _check(len(size) < 3 or size[0] == 3, "input_size", "3 channels when it has three integers", size)
         if self.crop_pct is not None:
             _check(0.0 < self.crop_pct <= 1.0, "crop_pct", "in (0, 1]", self.crop_pct)
@@ -254,8 +258,7 @@ class DeviceOptions:
     device: str = setting("auto", "auto (a GPU if there is one), cpu, gpu, gpu:N, xpu or npu", scope="machine")
 
     def __post_init__(self) -> None:
-        name, _, number = self.device.partition(":")
-        known = name in ("auto", "cpu", "gpu", "xpu", "npu") and (not number or (name == "gpu" and number.isdigit()))
+        known = re.fullmatch(r"auto|cpu|gpu(:\d+)?|xpu|npu", self.device) is not None
         _check(known, "device", "auto, cpu, gpu, gpu:N, xpu or npu", self.device)
 
 
@@ -350,6 +353,11 @@ REMOVED = {
     "debug": "it had no effect",
     "resplit": "there are no augmentation splits",
 }
+
+
+def all_keys() -> set[str]:
+    """Returns the name of every setting of every script."""
+    return {f.name for group in GROUPS for f in fields(group)}
 
 
 def yaml_keys() -> set[str]:

@@ -116,7 +116,7 @@ def _open_output(output: str) -> IO[str]:
     if Path(output).suffix not in (".jsonl", ".csv"):
         raise UsageError(f"--output must end in .jsonl or .csv; got {output}")
     try:
-        return open(output, "w", encoding="utf-8", newline="")
+        return open(output, "w", encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror}") from None
 

@@ -7,6 +7,7 @@ unknown is accepted.
 
 import argparse
 import difflib
+import math
 import re
 import sys
 import types
@@ -26,14 +27,9 @@ MAX_YAML_BYTES = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Base of a script's settings: remembers which names were given, and where."""
+    """Base of a script's settings: remembers which names were on the command line."""
 
     on_command_line: frozenset[str]
-    in_yaml: frozenset[str]
-
-    @property
-    def given(self) -> frozenset[str]:
-        return self.on_command_line | self.in_yaml
 
 
 S = TypeVar("S", bound=Settings)
@@ -43,7 +39,7 @@ def convert(name: str, value: Any, hint: Any) -> Any:
     """Returns `value`, from YAML or the command line, as the type `hint`; UsageError says what was expected."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if value is None or value == "none":
+        if value in (None, "none", ["none"]):
             return None
         return convert(name, value, next(a for a in arguments if a is not type(None)))
     if origin is Literal:
@@ -61,7 +57,7 @@ def convert(name: str, value: Any, hint: Any) -> Any:
             number = hint(value)
         except (ValueError, OverflowError):
             number = None
-        if number is not None and (hint is float or not isinstance(value, float)):
+        if number is not None and math.isfinite(number) and (hint is float or not isinstance(value, float)):
             return number
     raise UsageError(f"{name} must be {_describe(hint)}; got {value!r}")
 
@@ -125,11 +121,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected lines `key: value`, got {type(values).__name__}")
     known = options.yaml_keys()
+    command_line_only = options.all_keys() - known
     for key in values:
         if key in options.REMOVED:
             raise UsageError(f"{path}: {key} does not exist here: {options.REMOVED[key]}; remove the line")
+        if key in command_line_only:
+            raise UsageError(f"{path}: {key} belongs on the command line: --{key}; remove the line")
         if key not in known:
-            raise UsageError(f"{path}: unknown setting {key}{_nearest(key, sorted(known))}")
+            raise UsageError(f"{path}: unknown setting {key}{_nearest(key.lower(), sorted(known))}")
     return values
 
 
@@ -164,15 +163,14 @@ def _build_parser(
 
 
 def _arity(hint: Any) -> dict[str, Any]:
-    """Returns argparse's nargs and metavar for a type."""
-    inner = next((a for a in typing.get_args(hint) if a is not type(None)), hint)
-    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
-        inner = hint
+    """Returns argparse's nargs and metavar for a type. A tuple that can be none takes any number; `convert` counts."""
+    optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    inner = next(a for a in typing.get_args(hint) if a is not type(None)) if optional else hint
     arguments = typing.get_args(inner)
     if typing.get_origin(inner) is Literal:
         return {"metavar": "{" + ",".join(arguments) + "}"}
     if typing.get_origin(inner) is tuple:
-        nargs = "+" if arguments[-1] is Ellipsis else len(arguments)
+        nargs = "+" if optional or arguments[-1] is Ellipsis else len(arguments)
         return {"nargs": nargs, "metavar": arguments[0].__name__.upper()}
     return {"metavar": inner.__name__.upper()}
 
@@ -216,6 +214,7 @@ def parse(settings: type[S], argv: Sequence[str] | None, *, description: str, po
     positional: the one setting that may also be given without a flag.
     """
     groups = {f.name: typing.get_type_hints(settings)[f.name] for f in fields(settings) if f.name not in _BASE_FIELDS}
+    for_yaml = {f.name for group in groups.values() for f in fields(group) if f.metadata["yaml"]}
     parser, hints = _build_parser(groups, description=description, positional=positional)
     tokens = [_normalise(token) for token in (sys.argv[1:] if argv is None else argv)]
     arguments, unknown = parser.parse_known_args(tokens)
@@ -231,6 +230,7 @@ def parse(settings: type[S], argv: Sequence[str] | None, *, description: str, po
             raise UsageError(f"{positional} is given twice: {value} and {command_line[positional]}")
     config = command_line.pop("config", None)
     in_yaml = read_yaml(Path(config)) if config is not None else {}
+    in_yaml = {name: value for name, value in in_yaml.items() if name in for_yaml}
     values = {}
     for name, value in (in_yaml | command_line).items():
         if name in hints:
@@ -238,7 +238,6 @@ def parse(settings: type[S], argv: Sequence[str] | None, *, description: str, po
             values[name] = convert(source, value, hints[name])
     return settings(
         on_command_line=frozenset(command_line),
-        in_yaml=frozenset(in_yaml),
         **{
             field: group(**{f.name: values[f.name] for f in fields(group) if f.name in values})
             for field, group in groups.items()

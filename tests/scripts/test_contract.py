@@ -1,4 +1,3 @@
-# ruff: noqa: E501  a command a line reads better
 """The commands that users type, as they are written, with small-run flags appended; also on 1000 classes."""
 
 import ast

@@ -260,7 +260,6 @@ def test_full_disk_ends_a_script_with_its_code(suffix: str, tmp_path: Path, caps
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_file_name_that_is_not_utf8_is_written(suffix: str, tmp_path: Path) -> None:
-    # BUG? Such a name, which Linux allows, is a UnicodeEncodeError in the middle of the results.
     prediction: Prediction = {**PREDICTIONS[0], "file_name": os.fsdecode(b"caf\xe9.jpg")}
     write_predictions([prediction], str(tmp_path / f"out.{suffix}"))
     assert "caf" in (tmp_path / f"out.{suffix}").read_text(encoding="utf-8")

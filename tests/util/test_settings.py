@@ -102,7 +102,6 @@ def test_option_parses_from_text(group: type[Any], option: Any) -> None:
 
 @pytest.mark.parametrize(("group", "name"), NULLABLE)
 def test_none_is_null(group: type[Any], name: str) -> None:
-    # BUG? --input_size, --mean and --std do not take none, and so cannot undo a recipe's.
     assert getattr(_parse_group(group, f"--{name}", "none"), name) is None
 
 
@@ -185,11 +184,9 @@ def test_refused_command_line(argv: str, message: str) -> None:
         _parse(*argv.split())
 
 
-def test_settings_remember_what_was_given_where(tmp_path: Path) -> None:
+def test_settings_remember_what_was_on_the_command_line(tmp_path: Path) -> None:
     settings = _parse("--config", _yaml(tmp_path, "lr: 1\nmodel: x\n"), "--epochs", "4", "D")
     assert settings.on_command_line == {"epochs", "data_dir"}
-    assert settings.in_yaml == {"lr", "model"}
-    assert settings.given == {"epochs", "data_dir", "lr", "model"}
 
 
 # --- YAML
@@ -240,7 +237,6 @@ def test_yaml_of_another_script_is_accepted(tmp_path: Path) -> None:
 
 
 def test_yaml_output_of_training_is_not_the_results_file(tmp_path: Path) -> None:
-    # BUG? PredictOptions.output is declared yaml=False, but takes the training's `output` all the same.
     settings = parse(Predicting, ["-c", _yaml(tmp_path, "output: output/train\n")], description="")
     assert settings.predict.output is None
 
@@ -374,14 +370,12 @@ def test_value_out_of_range_names_the_option(group: type[Any], argv: str) -> Non
     ],
 )
 def test_value_that_could_only_fail_later_names_the_option(group: type[Any], argv: str) -> None:
-    # BUG? These pass the ranges.
     name = argv.split()[0].removeprefix("--").rstrip("=")
     with pytest.raises(UsageError, match=rf"\b{re.escape(name)}\b"):
         _parse_group(group, *argv.split())
 
 
 def test_empty_input_size_of_a_yaml_is_refused(tmp_path: Path) -> None:
-    # BUG? An empty list passes and becomes a KeyError in resolve_preprocessing.
     with pytest.raises(UsageError, match="input_size"):
         _parse("--config", _yaml(tmp_path, "input_size: []\n"))
 

@@ -165,6 +165,8 @@ def _line_fault(fields: list[str], num_classes: int | None) -> str | None:
         return f"the label must be an integer of at least 0, got {label.strip()!r}"
     if num_classes is not None and int(label) >= num_classes:
         return f"label {int(label)} is outside the {num_classes} classes (0 to {num_classes - 1})"
+    if "\0" in name:
+        return f"the path has a null character, {name!r}"
     if os.path.isabs(name) or ".." in Path(name).parts:
         return f"the path must stay inside data_dir, got {name!r}"
     return None

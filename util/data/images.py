@@ -36,16 +36,19 @@ class ImageError(DataError):
 def read_bytes(path: str | Path) -> bytes:
     """Returns a regular file's content; ImageError says what is wrong (a FIFO or a device would block for ever)."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                raise ImageError(str(path), "is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise ImageError(str(path), "is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
+        with open(path, "rb") as file:
             return file.read()
+    except ImageError:
+        raise
     except FileNotFoundError:
         raise ImageError(str(path), "no such file") from None
     except OSError as error:
         raise ImageError(str(path), error.strerror or str(error)) from None
+    except ValueError:
+        raise ImageError(repr(str(path)), "is not a valid path") from None
 
 
 def decode_image(source: str | Path | bytes, *, name: str | None = None) -> Image.Image:

@@ -17,12 +17,14 @@ Batch = tuple[Tensor, Tensor, Tensor, list[BadImage]]  # images (B, 3, H, W), la
 
 
 def collate(samples: Sequence[Sample | BadImage]) -> list[Any]:
-    """Stacks the good samples: images (B, 3, H, W), labels int64 (B,), indices int64 (B,), and the bad ones' list."""
+    """Stacks the good samples: images (B, 3, H, W), labels int64 (B,), indices int64 (B,), and the bad ones' list.
+
+    Without a good one, a placeholder with label and index -1: Paddle cannot pass arrays without elements on.
+    """
     good = [s for s in samples if not isinstance(s, BadImage)]
     bad = [s for s in samples if isinstance(s, BadImage)]
     if not good:
-        empty = np.zeros(0, np.int64)
-        return [np.zeros((0, 3, 1, 1), np.float32), empty, empty, bad]
+        return [np.zeros((1, 3, 1, 1), np.float32), np.array([-1]), np.array([-1]), bad]
     images, labels, indices = zip(*good, strict=True)
     return [np.stack(images), np.asarray(labels, np.int64), np.asarray(indices, np.int64), bad]
 

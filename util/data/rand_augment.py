@@ -64,6 +64,9 @@ def parse_rand_augment(text: str) -> RandAugmentConfig:
     config = RandAugmentConfig(**values)  # type: ignore[arg-type]
     if not 0.0 <= config.prob <= 1.0 or config.num_ops < 1:
         raise UsageError(f"aa: p must be in [0, 1] and n at least 1; got {text!r}")
+    choices = sum(weight > 0 for weight in WEIGHTS)
+    if config.weighted and config.num_ops > choices:
+        raise UsageError(f"aa: w0 chooses from {choices} operations without repetition; got n{config.num_ops}")
     return config
 
 

@@ -15,9 +15,18 @@ from util.errors import UsageError
 SampleKey = tuple[int, int, int]  # epoch, index of the image, repeat (0 without repeated augmentation)
 
 
+# One stream for each purpose, so that no two of them draw the same numbers from equal keys.
+ORDER, SAMPLE, MIXING, MODEL = range(4)
+
+
+def stream(seed: int, purpose: int, *key: int) -> np.random.SeedSequence:
+    """Returns the source of the random numbers that one purpose has for one key."""
+    return np.random.SeedSequence([seed, purpose, *key])
+
+
 def sample_rng(seed: int, key: SampleKey) -> np.random.Generator:
     """Returns the generator of one sample's augmentation."""
-    return np.random.default_rng([seed, *key])
+    return np.random.default_rng(stream(seed, SAMPLE, *key))
 
 
 class TrainBatches:
@@ -53,7 +62,7 @@ class TrainBatches:
         return self.num_images // (self.batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_images)
+        order = np.random.default_rng(stream(self.seed, ORDER, self.epoch)).permutation(self.num_images)
         stride = self.batch_size * self.world_size
         for batch in range(len(self)):
             places = range(batch * stride + self.rank, (batch + 1) * stride, self.world_size)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from util.data.loader import refuse_bad_images
 from util.data.mixup import Mixer
-from util.data.sampler import TrainBatches
+from util.data.sampler import MIXING, MODEL, TrainBatches, stream
 from util.distributed import World
 from util.errors import NonFiniteLossError
 from util.options import ScheduleOptions
@@ -63,10 +63,6 @@ class _Meter:
         return values
 
 
-def _seed(*key: int) -> int:
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
-
-
 def train_one_epoch(
     step: TrainStep,
     batches: Iterator[Any],
@@ -98,9 +94,9 @@ def train_one_epoch(
         last = iteration == update * update_freq + group_size - 1
         lr = learning_rate(epoch if schedule.t_in_epochs else epoch + update / num_updates, schedule)
 
-        key = (sampler.seed, epoch, iteration, world.rank)
-        paddle.seed(_seed(*key))
-        images, targets = mixer(images, labels, np.random.default_rng(key))
+        key = (epoch, iteration, world.rank)
+        paddle.seed(int(stream(sampler.seed, MODEL, *key).generate_state(1)[0]))
+        images, targets = mixer(images, labels, np.random.default_rng(stream(sampler.seed, MIXING, *key)))
         loss = step.accumulate(images, targets, group_size=group_size, last=last)
         if last:
             norms.append(step.update(lr))

@@ -39,9 +39,9 @@ class Container:
 def _digest(tensors: Mapping[str, np.ndarray], state: str) -> str:
     sha = hashlib.sha256(state.encode())
     for name in sorted(tensors):
-        tensor = np.ascontiguousarray(tensors[name])
+        tensor = np.asarray(tensors[name], order="C")
         sha.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
-        sha.update(tensor.data)
+        sha.update(tensor.data if tensor.ndim else tensor.tobytes())
     return sha.hexdigest()
 
 
@@ -57,12 +57,11 @@ def write_container(path: Path, tensors: Mapping[str, np.ndarray], state: Mappin
     metadata = {"format": FORMAT, "version": str(VERSION), "state": text, "sha256": _digest(tensors, text)}
     beside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
-        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, beside, metadata=metadata)
+        save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, beside, metadata=metadata)
         os.chmod(beside, 0o666 & ~_umask())  # safetensors writes 0600
         _sync(beside)
         read_container(beside)
         os.replace(beside, path)
-        _sync(path.parent)
     except (OSError, SafetensorError, DamagedFileError) as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -70,6 +69,8 @@ def write_container(path: Path, tensors: Mapping[str, np.ndarray], state: Mappin
         raise SaveError(
             f"{path}: not saved ({size / 1e6:.1f} MB): {error}; earlier checkpoints are untouched"
         ) from None
+    with contextlib.suppress(OSError):  # the file is whole and in place; some file systems cannot sync a folder
+        _sync(path.parent)
 
 
 def _umask() -> int:

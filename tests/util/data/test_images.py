@@ -196,7 +196,6 @@ def test_bad_place_is_an_image_error_with_path_and_reason(name: str, tmp_path: P
 
 
 def test_folders_leave_no_file_open(tmp_path: Path) -> None:
-    # BUG? `open` refuses a folder's descriptor before the check of the mode, and nothing closes it.
     descriptors = Path("/proc/self/fd")
     before = len(list(descriptors.iterdir()))
     for _ in range(5):
@@ -206,6 +205,5 @@ def test_folders_leave_no_file_open(tmp_path: Path) -> None:
 
 
 def test_name_with_a_null_character_is_an_image_error() -> None:
-    # BUG? os.open raises a plain ValueError.
     with pytest.raises(ImageError):
         decode_image("pict\0ure.jpg")

@@ -112,7 +112,6 @@ def test_bad_string_is_refused_naming_the_part(text: str, named: str) -> None:
 
 
 def test_more_operations_than_w0_can_choose_from_are_refused() -> None:
-    # BUG? 13 operations have a weight above 0; n14 is found out only by numpy, when the first sample is read.
     with pytest.raises(UsageError, match="n"):
         parse_rand_augment("rand-m9-n14-w0")
 

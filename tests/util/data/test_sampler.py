@@ -94,6 +94,5 @@ def test_each_part_of_a_key_changes_the_augmentation() -> None:
 
 
 def test_augmentation_does_not_share_a_stream_with_the_order() -> None:
-    # BUG? numpy pads seeds with zeros: the order's [seed, epoch] is [seed, epoch, 0, 0], the key of image 0.
     order = [index for batch in _epoch(3, num_images=16, seed=42) for _, index, _ in batch]
     assert sample_rng(42, (3, 0, 0)).permutation(16).tolist() != order

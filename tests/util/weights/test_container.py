@@ -53,7 +53,6 @@ def test_round_trip_is_bit_equal(saved: Path) -> None:
 
 
 def test_scalar_keeps_its_shape(tmp_path: Path) -> None:
-    # BUG? np.ascontiguousarray makes () into (1,).
     scalar = np.array(3.5, np.float32)
     write_container(tmp_path / "x.safetensors", {"scalar": scalar}, {})
     _assert_equal(read_container(tmp_path / "x.safetensors").tensors["scalar"], scalar)
@@ -189,7 +188,6 @@ def test_failed_write_leaves_the_old_file_and_no_other(
 def test_failed_sync_of_the_folder_leaves_the_old_file_or_reports_success(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # BUG? The file is already replaced then, but the error says "not saved" and "untouched".
     before, sync, calls = saved.read_bytes(), os.fsync, []
 
     def fail_second(descriptor: int) -> None:
@@ -266,6 +264,18 @@ def test_differences_are_listed_and_nothing_is_loaded() -> None:
     assert "wrong shape (1): 0.weight [2, 3] instead of [3, 2]" in message
     for name, value in model.state_dict().items():
         _assert_equal(value.numpy(), before[name])
+
+
+@pytest.mark.parametrize("kind", ["missing", "unexpected", "wrong shape"])
+def test_each_kind_of_difference_alone_is_refused(kind: str) -> None:
+    model = _linear()
+    tensors = _weights(model)
+    if kind == "missing":
+        del tensors["0.bias"]
+    else:
+        tensors["0.scale" if kind == "unexpected" else "0.bias"] = np.zeros(7, np.float32)
+    with pytest.raises(WeightsError, match=rf"{kind} \(1\): 0\."):
+        set_weights(model, tensors, source="x")
 
 
 def test_long_lists_of_names_are_cut() -> None:

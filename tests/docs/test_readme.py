@@ -1,0 +1,140 @@
+"""The documents: commands that the scripts accept, links that resolve, figures that are the code's."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from eval import EvalSettings
+from export_model import ExportSettings
+from infer import InferSettings
+from predict import PredictSettings
+from tests.models.test_registry import SIZES
+from train import TrainSettings
+from util import errors
+from util.settings import Settings, parse
+
+ROOT = Path(__file__).parents[2]
+READMES = ("README.md", "README_cn.md")
+DOCUMENTS = (*READMES, "docs/architecture.md")
+SCRIPTS: dict[str, tuple[type[Settings], str | None]] = {
+    "train.py": (TrainSettings, "data_dir"),
+    "eval.py": (EvalSettings, "data_dir"),
+    "predict.py": (PredictSettings, None),
+    "export_model.py": (ExportSettings, None),
+    "infer.py": (InferSettings, None),
+}
+RUN_SH = {"-g", "--gpus", "-t", "--job-type", "-p", "--port", "--nodes", "--rank", "--master"}  # each takes a value
+
+
+def text(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The content of every fenced block in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text(document), re.M | re.S)
+
+
+def prose(document: str) -> str:
+    """The document without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text(document), flags=re.M | re.S)
+
+
+def commands(document: str) -> list[list[str]]:
+    """Every command of every shell block, as words."""
+    lines = "".join(blocks(document, "shell")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line]
+
+
+def to_script(words: Sequence[str]) -> list[str]:
+    """The script and its arguments, without `python`, the launcher or run.sh and its own options."""
+    if words[:2] == ["bash", "run.sh"]:
+        job, arguments, rest = "train", [], list(words[2:])
+        while rest:
+            word = rest.pop(0)
+            if word not in RUN_SH:
+                arguments.append(word)
+            elif (value := rest.pop(0)) and word == "-t":
+                job = value
+        return [{"train": "train.py", "test": "eval.py"}[job], *arguments]
+    first = next(i for i, word in enumerate(words) if word in SCRIPTS)
+    assert first == 1 or words[1:3] == ["-m", "paddle.distributed.launch"], words
+    return list(words[first:])
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", READMES)
+def test_shell_blocks_can_be_pasted(document: str) -> None:
+    found = blocks(document, "shell")
+    assert len(found) > 15
+    for block in found:
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+        assert not re.search(r"\\\n\s*(#|$)", block), f"a back-slashed command is cut:\n{block}"
+    others = re.sub(r"^```shell\n.*?^```$", "", text(document), flags=re.M | re.S)
+    assert not re.search(r"^(python|bash|pip|make) ", others, re.M), "a command outside a shell block"
+
+
+@pytest.mark.parametrize("document", READMES)
+def test_scripts_know_every_option(document: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # recipes are named relative to it
+    used = set()
+    for words in commands(document):
+        if words[0] in ("python", "bash"):
+            script, *arguments = to_script(words)
+            settings, positional = SCRIPTS[script]
+            parse(settings, arguments, description="", positional=positional)
+            used.add(script)
+    assert used == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_resolve(document: str) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(document))
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        if "://" in path:
+            continue
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", prose(str(target.relative_to(ROOT))), re.M)
+            assert anchor in map(slug, headings), link
+
+
+def test_both_readmes_say_the_same() -> None:
+    english, chinese = READMES
+    assert commands(english) == commands(chinese)
+    for language in ("python", "bibtex"):
+        assert blocks(english, language) == blocks(chinese, language)
+    for pattern in (r"^## ", r"^\|(---\|)+$", r"^\| ", r"^- ", r"^```"):
+        counts = [len(re.findall(pattern, text(document), re.M)) for document in READMES]
+        assert counts[0] == counts[1] > 0, pattern
+
+
+@pytest.mark.parametrize("document", READMES)
+def test_the_model_table_has_the_golden_sizes(document: str) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| \[.*?\| ([\d,]+) \| ([\d.]+) \|", text(document), re.M)
+    assert {name for name, _, _ in rows} == set(SIZES)
+    for name, parameters, gmacs in rows:
+        assert (int(parameters.replace(",", "")), float(gmacs)) == SIZES[name]
+
+
+@pytest.mark.parametrize("document", READMES)
+def test_every_exit_code_is_listed(document: str) -> None:
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", text(document), re.M)}
+    raised = {error.exit_code for error in errors.UserError.__subclasses__()}
+    assert listed == raised | {0, errors.INTERNAL, errors.INTERRUPTED}
+
+
+def test_the_architecture_names_every_module() -> None:
+    names = {path.name for top in ("models", "util") for path in (ROOT / top).rglob("*.py")} - {"__init__.py"}
+    assert {name for name in names if name not in text("docs/architecture.md")} == set()

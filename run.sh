@@ -78,5 +78,8 @@ if "$python" -c 'import sys, paddle; sys.exit(not paddle.device.is_compiled_with
   launch+=(--gpus "$(cut -d, -f "1-$gpus" <<<"$visible")")
 else
   launch+=(--nproc_per_node "$gpus")
+  arguments+=(--device cpu)
+  # the launcher stops at an empty CUDA_VISIBLE_DEVICES
+  for i in "${!kept[@]}"; do [[ ${kept[i]} == CUDA_VISIBLE_DEVICES=* ]] && unset "kept[i]"; done || true
 fi
 run "${launch[@]}" "$here/$script" "${arguments[@]}"

@@ -355,6 +355,15 @@ REMOVED = {
 }
 
 
+# Last parts of the names of microsoft/CvT's configuration (TRAIN.LR, TEST.MODEL_FILE), where ours differ.
+YACS_NAMES = {
+    "batch_size_per_gpu": "batch_size", "begin_epoch": "start_epoch",
+    "end_epoch": "epochs", "image_size": "input_size", "label_smoothing": "smoothing", "model_file": "resume",
+    "name": "model", "optimizer": "opt", "print_freq": "log_interval", "root": "data_dir", "test_set": "val_split",
+    "train_set": "train_split", "wd": "weight_decay", "workers": "num_workers",
+}  # fmt: skip
+
+
 def all_keys() -> set[str]:
     """Returns the name of every setting of every script."""
     return {f.name for group in GROUPS for f in fields(group)}

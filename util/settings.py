@@ -197,9 +197,11 @@ def _refuse_unknown(unknown: list[str], hints: dict[str, Any]) -> None:
         raise UsageError(f"--{name} does not exist here: {options.REMOVED[name]}; leave it out")
     if _OVERRIDE.fullmatch(first):
         key = first.rsplit(".", 1)[-1].lower()
-        key = key if key in hints else next(iter(difflib.get_close_matches(key, hints, n=1)), "name")
+        key = options.YACS_NAMES.get(key, key)
+        near = [key] if key in hints else difflib.get_close_matches(key, hints, n=1)
         value = unknown[1] if len(unknown) > 1 else "VALUE"
-        raise UsageError(f"settings are changed with flags, not {first}: write --{key} {value}")
+        advice = f"write --{near[0]} {value}" if near else "--help lists them"
+        raise UsageError(f"settings are changed with flags, not {first}: {advice}")
     if first.lower() in ("true", "false"):
         raise UsageError(f"unexpected {first}: a switch takes no value; write --name or --no_name")
     if first.startswith("-"):

@@ -1,10 +1,11 @@
 """Batches from a data set: Paddle's DataLoader with this project's samplers, and errors as values."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import paddle
 from paddle import Tensor
 from paddle.io import DataLoader
 
@@ -33,20 +34,37 @@ def _leave_signals_to_parent(worker_id: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops its workers
 
 
-def make_loader(dataset: ImageDataset, batches: TrainBatches | EvalBatches, *, num_workers: int) -> DataLoader:
+class SerialLoader:
+    """Loads `Batch`es in this process. Paddle's own does so in a thread, and waits for ever once that has died."""
+
+    def __init__(self, dataset: ImageDataset, batches: TrainBatches | EvalBatches) -> None:
+        self.dataset = dataset
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        for keys in self.batches:
+            images, labels, indices, bad = collate([self.dataset[key] for key in keys])
+            yield paddle.to_tensor(images), paddle.to_tensor(labels), paddle.to_tensor(indices), bad
+
+
+def make_loader(dataset: ImageDataset, batches: TrainBatches | EvalBatches, *, num_workers: int) -> Iterable[Batch]:
     """Returns a loader of `Batch`es. Workers stay between epochs and hand over numpy arrays."""
+    if num_workers == 0:
+        return SerialLoader(dataset, batches)
     return DataLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=num_workers,
-        persistent_workers=num_workers > 0,
+        persistent_workers=True,
         worker_init_fn=_leave_signals_to_parent,
         return_list=True,
     )
 
 
-def eval_loader(images: ImageList, batches: EvalBatches, preprocessing: Preprocessing, num_workers: int) -> DataLoader:
+def eval_loader(
+    images: ImageList, batches: EvalBatches, preprocessing: Preprocessing, num_workers: int
+) -> Iterable[Batch]:
     """Returns the loader of a labelled split for evaluation."""
     plain = preprocessing.transform()
     dataset = ImageDataset(images, lambda image, rng: plain(image), seed=0)

@@ -77,6 +77,12 @@ def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Fill, resample:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=fill)
 
 
+def _posterize(image: Image.Image, bits: int) -> Image.Image:
+    """Keeps the highest bits. None, or fewer, give a black picture, which ImageOps.posterize refuses since Pillow 13."""
+    mask = 0xFF00 >> min(max(bits, 0), 8) & 0xFF
+    return image.point([i & mask for i in range(256)] * 3)
+
+
 def _solarize_add(image: Image.Image, amount: float, threshold: int = 128) -> Image.Image:
     table = [min(255, i + int(amount)) if i < threshold else i for i in range(256)]
     return image.point(table * 3)
@@ -102,7 +108,7 @@ def apply_operation(
         case "Rotate":
             return image.rotate(value, resample=resample, fillcolor=fill)
         case "Posterize":
-            return image if value >= 8 else ImageOps.posterize(image, int(value))
+            return _posterize(image, int(value))
         case "Solarize":
             return ImageOps.solarize(image, int(value))
         case "SolarizeAdd":

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from paddle.io import DataLoader
-
 from util.data.dataset import ImageDataset, ImageList, load_split, readable_names
 from util.data.loader import eval_loader, make_loader
 from util.data.mixup import Mixer
@@ -103,7 +101,7 @@ class TrainingData:
         self._train_loader = make_loader(
             ImageDataset(splits.train, transform, seed=seed), self.sampler, num_workers=num_workers
         )
-        self.val_loader: DataLoader = eval_loader(splits.val, self.val_batches, preprocessing, num_workers)
+        self.val_loader = eval_loader(splits.val, self.val_batches, preprocessing, num_workers)
         self._mixing_ends = augment.mixup_off_epoch or None
         self._mixer = Mixer(
             mixup=augment.mixup,

@@ -43,7 +43,7 @@ def read_weights(path: str | Path, *, use_ema: bool = False) -> LoadedWeights:
     if not is_container(path):
         if use_ema:
             raise WeightsError(f"{path}: a plain weights file has no averaged weights; leave out --use_ema")
-        return LoadedWeights(read_plain(path), {})
+        return LoadedWeights(_paddle_names(read_plain(path)), {})
     container = read_container(path)
     prefix = EMA if use_ema else MODEL
     tensors = {k.removeprefix(prefix): v for k, v in container.tensors.items() if k.startswith(prefix)}
@@ -51,6 +51,15 @@ def read_weights(path: str | Path, *, use_ema: bool = False) -> LoadedWeights:
         what = "averaged weights; leave out --use_ema" if use_ema else "model weights"
         raise WeightsError(f"{path}: holds no {what}")
     return LoadedWeights(tensors, container.state)
+
+
+def _paddle_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Gives BatchNorm's statistics Paddle's names; PyTorch's counter of batches has no counterpart."""
+    return {
+        name.replace(".running_mean", "._mean").replace(".running_var", "._variance"): tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(".num_batches_tracked")
+    }
 
 
 def set_weights(

@@ -178,3 +178,22 @@ def test_magnitudes(monkeypatch: pytest.MonkeyPatch, text: str, low: float, high
     magnitudes = np.array([abs(a or 0) / 3 for image in calls for n, a in image if n == "Rotate"])
     assert low - 1e-9 <= magnitudes.min() <= magnitudes.max() <= high + 1e-9
     assert magnitudes.mean() == pytest.approx(mean, abs=0.5)
+
+
+@pytest.mark.parametrize("bits", range(9))
+def test_posterize_keeps_the_highest_bits(bits: int) -> None:
+    source = picture(12, 16, seed=3)
+    image = apply_operation(
+        Image.fromarray(source), "Posterize", bits, fill=(0, 0, 0), resample=Image.Resampling.BICUBIC
+    )
+    step = 2 ** (8 - bits)
+    np.testing.assert_array_equal(np.asarray(image), source.astype(int) // step * step)
+
+
+def test_no_magnitude_makes_an_operation_fail() -> None:
+    image = Image.fromarray(picture(12, 16, seed=3))
+    for name in OPERATIONS:
+        for magnitude in (0.0, 0.01, 5.0, 9.99, 10.0, 15.0):
+            for increasing, negate in ((True, True), (True, False), (False, False)):
+                argument = argument_of(name, magnitude, increasing=increasing, negate=negate)
+                apply_operation(image, name, argument, fill=(0, 0, 0), resample=Image.Resampling.BICUBIC)

@@ -78,7 +78,7 @@ def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Fill, resample:
 
 
 def _posterize(image: Image.Image, bits: int) -> Image.Image:
-    """Keeps the highest bits. None, or fewer, give a black picture, which ImageOps.posterize refuses since Pillow 13."""
+    """Keeps the highest bits. None or fewer: a black picture, which ImageOps.posterize refuses since Pillow 13."""
     mask = 0xFF00 >> min(max(bits, 0), 8) & 0xFF
     return image.point([i & mask for i in range(256)] * 3)
 

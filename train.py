@@ -122,10 +122,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for epoch in epochs:
         trained = train_one_epoch(
             step,
-            data.epoch(epoch),
+            data,
             epoch=epoch,
-            sampler=data.sampler,
-            mixer=data.mixer(epoch),
             schedule=settings.schedule,
             log=log,
             log_interval=settings.run.log_interval,

@@ -1,11 +1,10 @@
 """One epoch of training."""
 
+import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from logging import Logger
-from typing import Any
 
 import numpy as np
 import paddle
@@ -13,11 +12,11 @@ from paddle import Tensor
 from tqdm import tqdm
 
 from util.data.loader import refuse_bad_images
-from util.data.mixup import Mixer
-from util.data.sampler import MIXING, MODEL, TrainBatches, stream
+from util.data.sampler import MIXING, MODEL, stream
 from util.distributed import World
 from util.errors import NonFiniteLossError
 from util.options import ScheduleOptions
+from util.train.data import TrainingData
 from util.train.schedule import learning_rate
 from util.train.step import TrainStep
 
@@ -35,41 +34,56 @@ class EpochResult:
     updates: int
 
 
+@dataclass(frozen=True)
+class _Window:
+    """Means over the iterations since the last line of the log, and over the epoch so far; seconds an iteration."""
+
+    loss: float
+    epoch_loss: float
+    seconds: float
+    epoch_seconds: float
+    wait: float
+
+
 class _Meter:
-    """Means since the last line of the log and since the epoch's start; losses stay on the device until asked for."""
+    """Losses and times of an epoch; losses stay on the device until a line of the log needs them."""
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
-        self.total_loss, self.total_count = 0.0, 0
-        self.times: list[float] = []
-        self.waits: list[float] = []
-        self.total_time, self.total_wait = 0.0, 0.0
+        self.waited = 0.0
+        self.started = time.perf_counter()
+        self.count, self.total_loss, self.total_seconds, self.total_wait = 0, 0.0, 0.0, 0.0
 
-    def add(self, loss: Tensor, seconds: float, wait: float) -> None:
+    def add(self, loss: Tensor, wait: float) -> None:
+        """Counts an iteration that waited `wait` seconds for its data."""
         self.losses.append(loss)
-        self.times.append(seconds)
-        self.waits.append(wait)
+        self.waited += wait
 
-    def flush(self) -> tuple[float, float, float, float]:
-        """Returns loss, mean loss of the epoch, seconds and seconds of waiting, an iteration; waits for the device."""
-        window = paddle.stack(self.losses).astype("float64").sum().item()
+    def flush(self) -> _Window:
+        """Ends a window: waits for the device, so that the time is that of the work and not of its launch."""
         count = len(self.losses)
-        self.total_loss += window
-        self.total_count += count
-        self.total_time += sum(self.times)
-        self.total_wait += sum(self.waits)
-        values = window / count, self.total_loss / self.total_count, sum(self.times) / count, sum(self.waits) / count
-        self.losses, self.times, self.waits = [], [], []
-        return values
+        loss = paddle.stack(self.losses).astype("float64").sum().item()
+        now = time.perf_counter()
+        seconds, waited = now - self.started, self.waited
+        self.count += count
+        self.total_loss += loss
+        self.total_seconds += seconds
+        self.total_wait += waited
+        self.losses, self.waited, self.started = [], 0.0, now
+        return _Window(
+            loss=loss / count,
+            epoch_loss=self.total_loss / self.count,
+            seconds=seconds / count,
+            epoch_seconds=self.total_seconds / self.count,
+            wait=waited / count,
+        )
 
 
 def train_one_epoch(
     step: TrainStep,
-    batches: Iterator[Any],
+    data: TrainingData,
     *,
     epoch: int,
-    sampler: TrainBatches,
-    mixer: Mixer,
     schedule: ScheduleOptions,
     log: Logger,
     log_interval: int,
@@ -81,17 +95,18 @@ def train_one_epoch(
     between ranks, and a resumed run needs no generator state. A NaN or infinite loss raises on every rank.
     """
     step.model.train()
-    num_batches, update_freq = len(sampler), step.options.update_freq
-    num_updates = -(-num_batches // update_freq)
+    sampler, mixer, update_freq = data.sampler, data.mixer(epoch), step.options.update_freq
+    num_batches = len(sampler)
+    num_updates = math.ceil(num_batches / update_freq)
     meter, norms, lr = _Meter(), [], 0.0
-    started = previous = time.perf_counter()
+    ready = time.perf_counter()  # when the loop was free for the next batch
     bar = tqdm(total=num_batches, desc=f"epoch {epoch}", leave=False, disable=None if world.is_main else True)
-    for iteration, (images, labels, _, bad) in enumerate(batches):
+    for iteration, (images, labels, _, bad) in enumerate(data.epoch(epoch)):
         refuse_bad_images(bad)
-        wait = time.perf_counter() - previous
-        update = iteration // update_freq
+        wait = time.perf_counter() - ready
+        update, place = divmod(iteration, update_freq)
         group_size = min(update_freq, num_batches - update * update_freq)
-        last = iteration == update * update_freq + group_size - 1
+        last = place == group_size - 1
         lr = learning_rate(epoch if schedule.t_in_epochs else epoch + update / num_updates, schedule)
 
         key = (epoch, iteration, world.rank)
@@ -101,27 +116,23 @@ def train_one_epoch(
         if last:
             norms.append(step.update(lr))
 
-        now = time.perf_counter()
-        meter.add(loss, now - previous, wait)
-        previous = now
+        meter.add(loss, wait)
         bar.update()
         if iteration % log_interval == 0 or iteration == num_batches - 1:
-            values = meter.flush()
-            _refuse_non_finite(values[0], world, epoch=epoch, iteration=iteration, lr=lr)
-            log.info(_log_line(epoch, iteration, num_batches, lr, meter, values))
-            previous = time.perf_counter()
+            window = meter.flush()
+            _refuse_non_finite(window.loss, world, epoch=epoch, iteration=iteration, lr=lr)
+            log.info(_log_line(epoch, iteration, num_batches, lr, window))
+        ready = time.perf_counter()
     bar.close()
-    seconds = time.perf_counter() - started
     norm = paddle.stack(norms).astype("float64").mean().item()
-    loss_sum, count, norm_sum = world.sum(np.array([meter.total_loss, meter.total_count, norm])).tolist()
-    images_seen = num_batches * sampler.batch_size * world.size
+    loss_sum, count, norm_sum = world.sum(np.array([meter.total_loss, meter.count, norm])).tolist()
     return EpochResult(
         train_lr=lr,
         train_loss=loss_sum / count,
         grad_norm=norm_sum / world.size,
-        seconds=seconds,
-        images_per_second=images_seen / seconds,
-        data_wait=meter.total_wait / max(meter.total_time, 1e-9),
+        seconds=meter.total_seconds,
+        images_per_second=num_batches * sampler.batch_size * world.size / meter.total_seconds,
+        data_wait=meter.total_wait / meter.total_seconds,
         updates=num_updates,
     )
 
@@ -135,13 +146,10 @@ def _refuse_non_finite(loss: float, world: World, *, epoch: int, iteration: int,
         )
 
 
-def _log_line(
-    epoch: int, iteration: int, num_batches: int, lr: float, meter: _Meter, values: tuple[float, float, float, float]
-) -> str:
-    loss, mean_loss, seconds, wait = values
-    left = (num_batches - 1 - iteration) * meter.total_time / meter.total_count
+def _log_line(epoch: int, iteration: int, num_batches: int, lr: float, window: _Window) -> str:
+    left = timedelta(seconds=int((num_batches - 1 - iteration) * window.epoch_seconds))
     place = f"{iteration:{len(str(num_batches))}d}/{num_batches}"
     return (
-        f"Epoch: [{epoch}]  [{place}]  eta: {timedelta(seconds=int(left))}  lr: {lr:.6f}  "
-        f"loss: {loss:.4f} ({mean_loss:.4f})  time: {seconds:.4f}  data: {wait:.4f}"
+        f"Epoch: [{epoch}]  [{place}]  eta: {left}  lr: {lr:.6f}  loss: {window.loss:.4f} ({window.epoch_loss:.4f})  "
+        f"time: {window.seconds:.4f}  data: {window.wait:.4f}"
     )

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Evaluation
     for note in [*notes, str(arithmetic), f"{trained.name} on {len(images)} images, {trained.preprocessing}"]:
         log.info(note)
-    metrics = evaluate(trained.model, loader, world, num_batches=len(batches))
+    [metrics] = evaluate([trained.model], loader, world, num_batches=len(batches))
     if world.is_main:
         log.info(f"top-1 {metrics.top1:.3f}  top-5 {metrics.top5:.3f}  loss {metrics.loss:.4f}")
         print(json.dumps(asdict(metrics)))

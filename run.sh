@@ -75,6 +75,7 @@ fi
 if "$python" -c 'import sys, paddle; sys.exit(not paddle.device.is_compiled_with_cuda() or paddle.device.cuda.device_count() < 1)' \
   2>/dev/null; then
   visible=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((gpus - 1)))}
+  [ "$(tr ',' '\n' <<<"$visible" | wc -l)" -ge "$gpus" ] || fail "-g $gpus, but CUDA_VISIBLE_DEVICES is $visible"
   launch+=(--gpus "$(cut -d, -f "1-$gpus" <<<"$visible")")
 else
   launch+=(--nproc_per_node "$gpus")

@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Device and processes
     world, notes = distributed.start(settings.device.device)
     log = start_logging(is_main=world.is_main)
+    for note in [*notes, f"{arithmetic}; device {paddle.device.get_device()}"]:
+        log.info(note)
     if paddle.device.get_device() == "cpu":
         settings = replace(settings, optim=without_gpu_only(settings, log))
 
@@ -97,8 +99,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if container is not None:
         state.restore(container, str(folder.path))
-    if settings.schedule.start_epoch is not None and settings.weights.resume not in (None, "auto"):
-        state.progress.epoch = settings.schedule.start_epoch
+        log.info(f"{folder.path}: found epoch {state.progress.epoch}, update {state.progress.update}")
+    start_epoch = settings.schedule.start_epoch
+    if start_epoch is not None and settings.weights.resume not in (None, "auto"):
+        state.progress.epoch = start_epoch
+    elif start_epoch is not None and container is not None:
+        log.info(f"--start_epoch {start_epoch} was for the start of this run; it continues at its own epoch")
     epochs = range(state.progress.epoch, settings.schedule.epochs + settings.schedule.cooldown_epochs)
     if not epochs:
         log.info(f"{folder.path}: this run is finished; --restart starts anew, --experiment NAME starts another")
@@ -108,14 +114,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     # What is about to happen
-    for note in [*notes, f"{arithmetic}; device {paddle.device.get_device()}"]:
-        log.info(note)
     macs = count_macs(state.model, preprocessing.input_size)
     log.info(f"{name}: {count_parameters(state.model):,} parameters, {macs / 1e9:.3f} GMACs an image")
     log_plan(log, splits=splits, sampler=data.sampler, optim=settings.optim, schedule=settings.schedule)
     log_decay_groups(log, state.model, settings.optim)
-    if container is not None:
-        log.info(f"continuing {folder.path} at epoch {epochs.start}, update {state.progress.update}")
 
     # Loop
     step = TrainStep(state, settings.optim, world)
@@ -130,11 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             world=world,
         )
         state.average_statistics(world)
-        tested = evaluate(state.model, data.val_loader, world, num_batches=len(data.val_batches))
-        tested_ema = None
-        if state.ema is not None:
-            tested_ema = evaluate(state.ema.model, data.val_loader, world, num_batches=len(data.val_batches))
-        recorder.finish_epoch(epoch, trained, tested, tested_ema)
+        tested = evaluate(state.models(), data.val_loader, world, num_batches=len(data.val_batches))
+        recorder.finish_epoch(epoch, trained, *tested)
     recorder.close()
 
 

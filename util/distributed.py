@@ -63,6 +63,8 @@ def start(device: str) -> tuple[World, list[str]]:
     notes = []
     device = resolve_device(device)
     size = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+    if size > 1 and ":" in device:
+        raise UsageError(f"--device {device} with {size} processes: every process would use it; leave out the number")
     if device == "cpu":
         if os.environ.pop(SELECTED_GPUS, None) is not None:
             notes.append("the launcher chose GPUs, but there are none: using the CPU, processes joined by gloo")

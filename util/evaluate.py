@@ -1,6 +1,6 @@
 """Evaluating a model on a labelled split."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import paddle
 from paddle import nn
@@ -12,19 +12,22 @@ from util.metrics import Metrics, MetricSums
 
 
 @paddle.no_grad()
-def evaluate(model: nn.Layer, batches: Iterable[Batch], world: World, *, num_batches: int) -> Metrics:
-    """Returns exact top-1, top-5 and loss over all processes; every image counts once.
+def evaluate(models: Sequence[nn.Layer], batches: Iterable[Batch], world: World, *, num_batches: int) -> list[Metrics]:
+    """Returns each model's exact top-1, top-5 and loss over all processes; every image is read and counted once.
 
     An unreadable image is a DataError: accuracy over fewer images would not be the split's.
     """
-    training = model.training
-    model.eval()
-    sums = MetricSums()
+    training = [model.training for model in models]
+    for model in models:
+        model.eval()
+    sums = [MetricSums() for _ in models]
     for images, labels, _, bad in tqdm(
         batches, "eval", total=num_batches, leave=False, disable=None if world.is_main else True
     ):
         refuse_bad_images(bad)
-        sums.update(model(images), labels)
-    if training:
-        model.train()
-    return sums.compute(world)
+        for model, metric in zip(models, sums, strict=True):
+            metric.update(model(images), labels)
+    for model, was_training in zip(models, training, strict=True):
+        if was_training:
+            model.train()
+    return [metric.compute(world) for metric in sums]

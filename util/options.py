@@ -7,7 +7,7 @@ the model or the checkpoint" or "off", as the help says.
 
 import math
 import re
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from util.errors import UsageError
@@ -179,7 +179,7 @@ class WeightsOptions:
         None, "checkpoint to load; training: `auto` (the default) or a checkpoint to continue", flags=("--ckpt_path",),
         scope="machine", yaml=False,
     )  # fmt: skip
-    pretrained: str | None = setting(None, "file with weights to start from, or to use", scope="place")
+    pretrained: str | None = setting(None, "file with weights to start from, or to use")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +290,7 @@ class RunOptions:
     wandb_project: str | None = setting(None, "project at Weights & Biases", scope="machine")
 
     def __post_init__(self) -> None:
-        _check(self.seed >= 0, "seed", "at least 0", self.seed)
+        _check(0 <= self.seed < 2**63, "seed", "at least 0 and below 2 ** 63", self.seed)
         for name in ("checkpoint_hist", "log_interval"):
             _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _check(self.checkpoint_interval >= 0, "checkpoint_interval", "at least 0", self.checkpoint_interval)
@@ -372,10 +372,3 @@ def all_keys() -> set[str]:
 def yaml_keys() -> set[str]:
     """Returns every key that a YAML file may hold, for whichever script."""
     return {f.name for group in GROUPS for f in fields(group) if f.metadata["yaml"]}
-
-
-def default_of(group: type[Any], name: str) -> Any:
-    """Returns the default of a setting."""
-    default = next(f.default for f in fields(group) if f.name == name)
-    assert default is not MISSING
-    return default

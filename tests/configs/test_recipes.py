@@ -1,3 +1,4 @@
+# ruff: noqa: E501  a recipe a line reads better
 """The recipes: they load, they say where they come from, and they are what their sources say."""
 
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 
 from train import TrainSettings
 from util.data.sampler import TrainBatches
-from util.settings import parse
+from util.settings import parse, read_yaml
 
 FOLDER = Path(__file__).parents[2] / "configs" / "train" / "cvt"
 IMAGENET = 1_281_167
@@ -46,6 +47,40 @@ def test_the_recipe_of_cvt_paddle() -> None:
     assert (settings.schedule.lr, settings.optim.amp, settings.schedule.epochs) == (2e-3, False, 300)
     assert settings.schedule.cooldown_epochs == 0
     assert (settings.augment.aa, settings.augment.reprob) == ("rand-m9-mstd0.5-inc1", 0.25)
+
+
+# recipe: optimizer, lr, weight decay, drop path, warm-up, AMP, clipping, mixup, cutmix, smoothing, RandAugment
+RANDAUG = "rand-m9-mstd0.5-inc1"
+SOURCES = {
+    "cvt_13_224x224": ("adamw", 2e-3, 0.05, 0.1, 5, False, None, 0.8, 1.0, 0.1, RANDAUG),
+    "cvt_13_384x384": ("adamw", 2e-3, 0.05, 0.1, 5, True, None, 0.8, 1.0, 0.1, RANDAUG),
+    "cvt_21_224x224": ("adamw", 2e-3, 0.1, 0.1, 5, True, None, 0.8, 1.0, 0.1, RANDAUG),
+    "cvt_21_384x384": ("adamw", 2e-3, 0.1, 0.1, 5, True, None, 0.8, 1.0, 0.1, RANDAUG),
+    "cvt_w24_384x384": ("momentum", 0.01, 0.0, 0.3, 0, True, 1.0, 0.0, 0.0, 0.0, None),
+    "cvt_13_384x384_22k": ("momentum", 0.01, 0.0, 0.1, 0, True, 1.0, 0.0, 0.0, 0.0, None),
+    "cvt_21_384x384_22k": ("momentum", 0.01, 0.0, 0.1, 0, True, 1.0, 0.0, 0.0, 0.0, None),
+}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_recipes_are_what_their_sources_say(name: str) -> None:
+    s = load(name)
+    found = (s.optim.opt, s.schedule.lr, s.optim.weight_decay, s.regularisation.drop_path_rate, s.schedule.warmup_epochs,
+             s.optim.amp, s.optim.clip_grad, s.augment.mixup, s.augment.cutmix, s.augment.smoothing, s.augment.aa)  # fmt: skip
+    assert found == SOURCES[name]
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_nothing_that_changes_the_result_hides_in_a_default(name: str) -> None:
+    given = read_yaml(FOLDER / f"{name}.yaml").keys()
+    settings = load(name)
+    of_the_other = {"opt_betas", "opt_eps"} if settings.optim.opt == "momentum" else {"momentum", "use_nesterov"}
+    of_the_other |= {"clip_mode"} if settings.optim.clip_grad is None else set()
+    of_the_other |= set() if settings.optim.amp else {"amp_dtype"}
+    of_the_other |= set() if settings.optim.model_ema else {"model_ema_decay"}
+    groups = (settings.optim, settings.schedule)
+    used = {f for group in groups for f in group.__dataclass_fields__} - of_the_other - {"start_epoch"}
+    assert used - given == set()
 
 
 def test_imagenet_at_4_x_128_makes_2502_iterations() -> None:

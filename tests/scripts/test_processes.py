@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from tests.scripts.run import ROOT, TINY, run
 from tests.trees import write_tree
+from util.weights.container import read_container
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,33 @@ def test_two_ranks_equal_one_with_twice_the_batch_and_reduce_at_the_last_micro_b
         for name in one:
             if not name.startswith("head_gradient"):
                 np.testing.assert_allclose(one[name], two[name], atol=1e-6, err_msg=name)
+
+
+def test_two_processes_resume_exactly(folder: Path) -> None:
+    arguments = (
+        "-g",
+        "2",
+        "-p",
+        port(),
+        "--data_dir",
+        "data",
+        *TINY,
+        "--model_ema",
+        "--drop_path_rate",
+        "0.2",
+        "--mixup",
+        "0.8",
+    )
+    names = ("straight", "resumed")
+    run("run.sh", *arguments, "--epochs", "2", "--experiment", "straight", "--checkpoint_interval", "1", cwd=folder)
+    straight, resumed = (folder / "output/train" / name for name in names)
+    resumed.mkdir()
+    shutil.copy(straight / "checkpoint-000000002.safetensors", resumed / "checkpoint-latest.safetensors")
+    run("run.sh", *arguments, "--epochs", "2", "--experiment", "resumed", cwd=folder)
+    a, b = (read_container(place / "checkpoint-latest.safetensors") for place in (straight, resumed))
+    assert a.state["progress"]["update"] == b.state["progress"]["update"] == 4
+    for tensor in a.tensors:
+        np.testing.assert_array_equal(a.tensors[tensor], b.tensors[tensor], err_msg=tensor)
 
 
 def test_the_launcher_of_the_seed_without_a_gpu(folder: Path) -> None:

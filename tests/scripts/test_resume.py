@@ -1,14 +1,19 @@
 """A run that is started again continues; nothing is lost, repeated or changed."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.scripts.run import TINY, last_error, run
+from tests.scripts.run import ROOT, TINY, last_error, run
 from tests.trees import write_tree
 from util.weights.container import read_container
 
@@ -58,7 +63,7 @@ def test_stopped_and_resumed_equals_uninterrupted(folder: Path, whole: str, work
     experiment = f"stopped{workers}"
     stop_after(folder, experiment, whole, 1)
     done = train(folder, experiment, 3, "--num_workers", workers)
-    assert "at epoch 1, update 2" in done.stderr
+    assert "found epoch 1, update 2" in done.stderr
     assert lines(folder, experiment) == lines(folder, whole)
     for name in ("latest", "best", "best-ema"):
         path = Path("output/train") / experiment / f"checkpoint-{name}.safetensors"
@@ -72,6 +77,71 @@ def test_stopped_and_resumed_equals_uninterrupted(folder: Path, whole: str, work
         for tensor in a.tensors:
             np.testing.assert_array_equal(a.tensors[tensor], b.tensors[tensor], err_msg=tensor)
         assert a.state == b.state
+
+
+def test_killed_in_the_middle_of_an_epoch_and_started_again_equals_uninterrupted(folder: Path, whole: str) -> None:
+    target = folder / "output/train/killed"
+    for _ in range(2):  # the second kill hits a run that was itself continued
+        process = start(folder, "killed", 3)
+        wait_for(lambda: (target / "train.log").exists() and "Epoch: [" in newest_line(target), process)
+        time.sleep(0.05)
+        process.kill()
+        process.wait()
+    done = train(folder, "killed", 3)
+    assert "finished" in done.stderr
+    assert lines(folder, "killed") == lines(folder, whole)
+    a, b = (
+        read_container(folder / "output/train" / name / "checkpoint-latest.safetensors") for name in ("killed", whole)
+    )
+    assert a.state == b.state
+    for tensor in a.tensors:
+        np.testing.assert_array_equal(a.tensors[tensor], b.tensors[tensor], err_msg=tensor)
+    assert not list(target.glob(".tmp-*"))
+
+
+def start(folder: Path, experiment: str, epochs: int) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "data",
+        *RANDOM,
+        "--epochs",
+        str(epochs),
+        "--experiment",
+        experiment,
+    ]
+    return subprocess.Popen([*command, "--log_interval", "1"], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                            stderr=subprocess.DEVNULL)  # fmt: skip
+
+
+def newest_line(run_folder: Path) -> str:
+    return (run_folder / "train.log").read_text().rstrip().rpartition("\n")[2]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_another_data_set_or_other_first_weights_are_refused(folder: Path, whole: str) -> None:
+    stop_after(folder, "other", whole, 1)
+    write_tree(folder / "other", num_classes=3, train=8)
+    (folder / "other/train/n01440764").rename(folder / "other/train/n01440000")
+    arguments = (*RANDOM, "--epochs", "3", "--experiment", "other", "--pretrained", "x.safetensors")
+    (folder / "other/val/n01440764").rename(folder / "other/val/n01440000")
+    error = last_error(run("train.py", "other", *arguments, cwd=folder, code=78))
+    assert "pretrained None -> x.safetensors" in error
+    assert "training files 24 (" in error
+
+
+def test_a_lost_latest_is_replaced_by_the_best(folder: Path, whole: str) -> None:
+    stop_after(folder, "best", whole, 1)
+    target = folder / "output/train/best"
+    (target / "checkpoint-latest.safetensors").rename(target / "checkpoint-best.safetensors")
+    assert "epoch 1, update 2" in train(folder, "best", 3).stderr
+    assert lines(folder, "best") == lines(folder, whole)
 
 
 def test_another_seed_gives_another_run(folder: Path, whole: str) -> None:
@@ -111,7 +181,7 @@ def test_a_damaged_checkpoint_is_kept_and_the_one_before_used(folder: Path, whol
     latest.write_bytes(data)
     done = train(folder, "damaged", 3)
     assert "kept as checkpoint-latest.safetensors.damaged" in done.stderr
-    assert "at epoch 1, update 2" in done.stderr
+    assert "found epoch 1, update 2" in done.stderr
     assert lines(folder, "damaged") == lines(folder, whole)
 
 

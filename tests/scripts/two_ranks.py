@@ -1,4 +1,4 @@
-"""Run under the launcher: one update of two micro-batches on each rank; rank 0 stores the weights.
+"""Run under the launcher: updates of two micro-batches on each rank; rank 0 stores the weights.
 
 `python two_ranks.py OUTPUT`; without a launcher the same images are one process's micro-batches of twice the size.
 """
@@ -21,7 +21,7 @@ from util.train.checkpoint import Progress, TrainState  # noqa: E402
 from util.train.optim import create_optimizer  # noqa: E402
 from util.train.step import TrainStep  # noqa: E402
 
-CLASSES, MICRO_BATCHES, GLOBAL_BATCH = 5, 2, 4
+CLASSES, UPDATES, MICRO_BATCHES, GLOBAL_BATCH = 5, 3, 2, 4
 
 
 def main(output: str) -> None:
@@ -33,16 +33,17 @@ def main(output: str) -> None:
     state = TrainState(model, create_optimizer(model, options), ema=None, scaler=scaler, progress=Progress())
     step = TrainStep(state, options, world)
     names = [name for name, p in model.named_parameters() if not p.stop_gradient]
-    targets = np.random.default_rng(0).dirichlet(np.ones(CLASSES), (MICRO_BATCHES, GLOBAL_BATCH)).astype(np.float32)
+    targets = (
+        np.random.default_rng(0).dirichlet(np.ones(CLASSES), (UPDATES * MICRO_BATCHES, GLOBAL_BATCH)).astype(np.float32)
+    )
     stored: dict[str, Any] = {}
-    for i in range(MICRO_BATCHES):
-        mine = slice(world.rank, None, world.size)
+    for i in range(UPDATES * MICRO_BATCHES):
+        mine, last = slice(world.rank, None, world.size), i % MICRO_BATCHES == MICRO_BATCHES - 1
         batch = paddle.to_tensor(images(GLOBAL_BATCH, 32, 32, seed=i)[mine])
-        step.accumulate(
-            batch, paddle.to_tensor(targets[i][mine]), group_size=MICRO_BATCHES, last=i == MICRO_BATCHES - 1
-        )
+        step.accumulate(batch, paddle.to_tensor(targets[i][mine]), group_size=MICRO_BATCHES, last=last)
         stored[f"head_gradient_{i}"] = np.stack(world.gather(model.head.weight.grad.numpy()))  # by rank
-    step.update(0.1)
+        if last:
+            step.update(0.1)
     stored |= {name: p.numpy() for name, p in zip(names, step.parameters, strict=True)}
     if world.is_main:
         np.savez(output, **stored)

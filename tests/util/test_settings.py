@@ -109,7 +109,7 @@ def test_none_is_null(group: type[Any], name: str) -> None:
 def test_option_has_help_and_a_default_that_it_would_accept(group: type[Any], option: Any) -> None:
     assert len(option.metadata["help"]) > 5
     assert option.metadata["scope"] in typing.get_args(options.Scope)
-    assert getattr(_parse_group(group), option.name) == options.default_of(group, option.name)
+    assert getattr(_parse_group(group), option.name) == option.default
 
 
 @pytest.mark.parametrize("group", options.GROUPS)

@@ -1,5 +1,6 @@
 """Which images a data set has, from class folders or list files, and reading one of them."""
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -31,6 +32,12 @@ class ImageList:
     def path(self, index: int) -> str:
         """Returns the full path of an image."""
         return os.path.join(self.root, self.paths[index])
+
+    def fingerprint(self) -> str:
+        """Returns a text that changes with the number, names, order or labels of the images, not with their place."""
+        sha = hashlib.sha256(self.labels.astype("<i8").tobytes())
+        sha.update("\0".join(self.paths).encode("utf-8", "surrogateescape"))
+        return f"{len(self)} ({sha.hexdigest()[:12]})"
 
 
 @dataclass(frozen=True)

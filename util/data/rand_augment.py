@@ -96,9 +96,8 @@ def apply_operation(
     image: Image.Image, name: str, argument: float | None, *, fill: Fill, resample: Image.Resampling
 ) -> Image.Image:
     """Applies one operation to an RGB picture. `argument`: degrees, factor, bits, part of the side, ..."""
-    operation = name.removesuffix("Increasing")
     value = 0.0 if argument is None else argument
-    match operation:
+    match name:
         case "AutoContrast":
             return ImageOps.autocontrast(image)
         case "Equalize":
@@ -184,8 +183,8 @@ def rand_augment(
     fill: colour of what an operation uncovers; resample: Pillow's filter of the geometric ones.
     """
     probabilities = np.asarray(WEIGHTS) / sum(WEIGHTS) if config.weighted else None
-    names = rng.choice(len(OPERATIONS), config.num_ops, replace=not config.weighted, p=probabilities)
-    for name in (OPERATIONS[i] for i in names):
+    chosen = rng.choice(len(OPERATIONS), config.num_ops, replace=not config.weighted, p=probabilities)
+    for name in (OPERATIONS[i] for i in chosen):
         if rng.random() >= config.prob:
             continue
         magnitude = _draw_magnitude(config, rng)

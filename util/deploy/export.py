@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def _write(model: nn.Layer, manifest: Manifest, folder: Path) -> None:
     if file_sha256(folder / PARAMS) != params:
         raise MismatchError("the two formats wrote different parameters; please report this with your Paddle version")
     hashes = {name: file_sha256(folder / name) for name in (*PROGRAMS, PARAMS)}
-    Manifest(**{**manifest.__dict__, "sha256": hashes}).write(folder)
+    replace(manifest, sha256=hashes).write(folder)
 
 
 @paddle.no_grad()

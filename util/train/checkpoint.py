@@ -26,7 +26,7 @@ from util.errors import MismatchError, MissingInputError, OutputError, SaveError
 from util.train.ema import ModelEma
 from util.train.optim import optimizer_tensors, set_optimizer_tensors
 from util.weights import EMA, MODEL, set_weights
-from util.weights.container import Container, DamagedFileError, read_container, write_container
+from util.weights.container import Container, DamagedFileError, copy_container, read_container, write_container
 
 OPTIM = "optim/"
 LATEST, BEST, BEST_EMA = "checkpoint-latest", "checkpoint-best", "checkpoint-best-ema"
@@ -61,6 +61,10 @@ class TrainState:
         self.scaler = scaler
         self.progress = progress
 
+    def models(self) -> list[nn.Layer]:
+        """Returns the model, and the averaged one if there is one."""
+        return [self.model] if self.ema is None else [self.model, self.ema.model]
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Returns every tensor by its name in the checkpoint."""
         tensors = {MODEL + name: value.numpy() for name, value in self.model.state_dict().items()}
@@ -70,16 +74,15 @@ class TrainState:
 
     def save(self, paths: list[Path], description: Mapping[str, Any]) -> None:
         """Writes the same checkpoint to each path. `description` says what the model is (name, classes, settings)."""
-        scaler = {k: v for k, v in self.scaler.state_dict().items() if isinstance(v, int | float | bool)}
+        scaler = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.scaler.state_dict().items()}
         state = {**description, "progress": asdict(self.progress), "scaler": scaler}
-        tensors = self.tensors()
-        for path in paths:
-            write_container(path, tensors, state)
+        write_container(paths[0], self.tensors(), state)
+        for path in paths[1:]:
+            copy_container(paths[0], path)
 
     def average_statistics(self, world: World) -> None:
         """Replaces BatchNorm's running statistics, each process's own while training, by their mean."""
-        models = [self.model] if self.ema is None else [self.model, self.ema.model]
-        for model in models:
+        for model in self.models():
             names = ("_mean", "_variance")
             world.mean_([tensor for name, tensor in model.state_dict().items() if name.endswith(names)])
 
@@ -94,7 +97,8 @@ class TrainState:
             set_weights(self.ema.model, part[EMA], source=f"{source} (averaged weights)")
         set_optimizer_tensors(self.optimizer, self.model, part[OPTIM])
         if container.state["scaler"]:
-            self.scaler.load_state_dict(container.state["scaler"])
+            scale = np.array(container.state["scaler"]["scale"], np.float32)
+            self.scaler.load_state_dict(container.state["scaler"] | {"scale": scale})
         self.progress = Progress(**container.state["progress"])
 
 
@@ -163,7 +167,7 @@ class RunFolder:
         if not self.has_run():
             return None
         best: tuple[Path, Container] | None = None
-        for path in [self.file(LATEST), *self.numbered()]:
+        for path in [self.file(LATEST), *self.numbered(), self.file(BEST), self.file(BEST_EMA)]:
             if not path.exists():
                 continue
             try:

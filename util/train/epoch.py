@@ -23,7 +23,7 @@ from util.train.step import TrainStep
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch adds to the log; loss and grad_norm are means over all micro-batches and updates."""
+    """What an epoch adds to the log; loss is a mean over micro-batches, grad_norm over updates not skipped."""
 
     train_lr: float
     train_loss: float
@@ -32,6 +32,7 @@ class EpochResult:
     images_per_second: float
     data_wait: float  # share of the time spent waiting for data, in [0, 1]
     updates: int
+    skipped_updates: int  # because their gradient was not finite
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,9 @@ def train_one_epoch(
             log.info(_log_line(epoch, iteration, num_batches, lr, window))
         ready = time.perf_counter()
     bar.close()
-    norm = paddle.stack(norms).astype("float64").mean().item()
+    all_norms = paddle.stack(norms).numpy()
+    finite = all_norms[np.isfinite(all_norms)]  # fp16's GradScaler skips an update whose gradient overflowed
+    norm = float(finite.mean()) if len(finite) else 0.0
     loss_sum, count, norm_sum = world.sum(np.array([meter.total_loss, meter.count, norm])).tolist()
     return EpochResult(
         train_lr=lr,
@@ -134,6 +137,7 @@ def train_one_epoch(
         images_per_second=num_batches * sampler.batch_size * world.size / meter.total_seconds,
         data_wait=meter.total_wait / meter.total_seconds,
         updates=num_updates,
+        skipped_updates=len(all_norms) - len(finite),
     )
 
 

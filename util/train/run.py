@@ -33,7 +33,7 @@ def describe_run(
         "model": {"name": config["model"], "num_classes": splits.num_classes},
         "preprocess": {name: config[name] for name in Preprocessing.__dataclass_fields__},
         "classes": {"folders": splits.train.class_names, "names": splits.class_names},
-        "settings": {**result, "processes": processes, "training images": len(splits.train)},
+        "settings": {**result, "processes": processes, "training files": splits.train.fingerprint()},
         "versions": {"paddle": paddle.__version__, "threads": threads},
     }
 
@@ -115,7 +115,9 @@ class RunRecorder:
         )
         self.state.progress.wandb_id = self.wandb.run_id
 
-    def finish_epoch(self, epoch: int, trained: EpochResult, tested: Metrics, tested_ema: Metrics | None) -> None:
+    def finish_epoch(
+        self, epoch: int, trained: EpochResult, tested: Metrics, tested_ema: Metrics | None = None
+    ) -> None:
         """Counts the epoch, then writes its line and its checkpoints, in this order: a crash between costs nothing."""
         progress = self.state.progress
         progress.epoch, progress.update = epoch + 1, progress.update + trained.updates

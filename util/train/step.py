@@ -18,7 +18,8 @@ def gradient_norm(parameters: list[Tensor]) -> Tensor:
 
 
 class TrainStep:
-    """Trains a run's state on micro-batches; nothing here waits for the device.
+    """Trains a run's state on micro-batches; nothing here waits for the device, except
+    fp16's GradScaler, which must know whether the gradient overflowed.
 
     With several processes, gradients are averaged over them, at the last micro-batch of an update only.
     """

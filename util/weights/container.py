@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,19 @@ def write_container(path: Path, tensors: Mapping[str, np.ndarray], state: Mappin
         ) from None
     with contextlib.suppress(OSError):  # the file is whole and in place; some file systems cannot sync a folder
         _sync(path.parent)
+
+
+def copy_container(source: Path, path: Path) -> None:
+    """Copies a file that was just written, and so verified, to `path`, or leaves what was there. Errors as above."""
+    beside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        shutil.copy(source, beside)
+        _sync(beside)
+        os.replace(beside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise SaveError(f"{path}: not saved: {error}; earlier checkpoints are untouched") from None
 
 
 def _umask() -> int:

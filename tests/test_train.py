@@ -1,0 +1,110 @@
+"""What train.py builds for a GPU, seen at the calls of Paddle that a CPU has no kernels for."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from models import create_model, model_defaults
+from train import TrainSettings, build_state
+from util.data.preprocessing import resolve_preprocessing
+from util.distributed import World
+from util.settings import parse
+from util.train.checkpoint import TrainState
+from util.train.step import TrainStep
+from util.weights.container import Container
+
+
+def build(*arguments: str, processes: int = 1) -> TrainState:
+    settings = parse(TrainSettings, ["--model", "cvt_nano_32x32", *arguments], description="")
+    preprocessing = resolve_preprocessing(settings.preprocess, model_defaults("cvt_nano_32x32"))
+    log = logging.getLogger("test")
+    return build_state("cvt_nano_32x32", settings, preprocessing, 3, log, processes=processes, from_nothing=True)
+
+
+@pytest.mark.parametrize(("flags", "processes", "converted"), [
+    (["--sync_bn"], 2, True), (["--sync_bn"], 1, False), ([], 2, False),
+])  # fmt: skip
+def test_batch_norm_is_converted_before_optimizer_and_average_see_it(
+    flags: list[str], processes: int, converted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[nn.Layer] = []
+    other = create_model("cvt_nano_32x32", num_classes=3)
+
+    def convert(model: nn.Layer) -> nn.Layer:
+        seen.append(model)
+        return other
+
+    monkeypatch.setattr(nn.SyncBatchNorm, "convert_sync_batchnorm", convert)
+    state = build(*flags, "--model_ema", processes=processes)
+    assert bool(seen) == converted
+    assert (state.model is other) == converted
+    optimized = {p.name for p in state.optimizer._parameter_list}
+    assert optimized == {p.name for p in state.model.parameters() if not p.stop_gradient}
+
+
+@pytest.mark.parametrize(("flags", "enabled"), [
+    (["--amp"], True), (["--amp", "--amp_dtype", "bfloat16"], False), ([], False),
+])  # fmt: skip
+def test_loss_is_scaled_for_fp16_alone(flags: list[str], enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    scaler = paddle.amp.GradScaler
+
+    def record(**arguments: Any) -> paddle.amp.GradScaler:
+        told.append(arguments)
+        return scaler(enable=False)
+
+    monkeypatch.setattr(paddle.amp, "GradScaler", record)
+    build(*flags)
+    assert told == [{"enable": enabled, "init_loss_scaling": 2.0**16}]
+
+
+def enabled_scaler() -> paddle.amp.GradScaler:
+    """A GradScaler as on a GPU; on a CPU Paddle turns it off, so it is turned on by hand."""
+    scaler = paddle.amp.GradScaler(enable=False)
+    counts = {"_incr_count": 0, "_decr_count": 0, "_incr_every_n_steps": 2000, "_decr_every_n_nan_or_inf": 1}
+    ratios = {"_incr_ratio": 2.0, "_decr_ratio": 0.5, "_use_dynamic_loss_scaling": True, "_enable": True}
+    scaler.__dict__.update(counts | ratios | {"_scale": paddle.to_tensor([2.0**16])})
+    return scaler
+
+
+def test_scale_of_fp16_survives_a_checkpoint(tmp_path: Any) -> None:
+    state = build("--amp")
+    state.scaler = enabled_scaler()
+    state.scaler._scale = paddle.to_tensor([1024.0])
+    state.scaler._incr_count = 7
+    state.save([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], {})
+    from util.weights.container import read_container
+
+    container: Container = read_container(tmp_path / "b.safetensors")
+    again = build("--amp")
+    again.scaler = enabled_scaler()
+    again.restore(container, "b")
+    assert float(again.scaler._scale) == 1024.0
+    assert again.scaler._incr_count == 7
+
+
+def test_average_and_model_get_the_mean_of_the_statistics() -> None:
+    state = build("--model_ema")
+    for model, value in zip(state.models(), (1.0, 3.0), strict=True):
+        model.stage0.blocks[0].attn.conv_proj_k.bn._mean.set_value(paddle.full([32], value))
+
+    class TwoOfUs(World):
+        def mean_(self, tensors: list[paddle.Tensor]) -> None:
+            for tensor in tensors:
+                tensor.scale_(0.5)
+
+    before = state.model.head.weight.numpy().copy()
+    state.average_statistics(TwoOfUs(rank=0, size=2))
+    means = [model.stage0.blocks[0].attn.conv_proj_k.bn._mean.numpy() for model in state.models()]
+    np.testing.assert_array_equal(means, [np.full(32, 0.5), np.full(32, 1.5)])
+    np.testing.assert_array_equal(state.model.head.weight.numpy(), before)
+
+
+def test_a_single_process_is_not_wrapped() -> None:
+    state = build()
+    settings = parse(TrainSettings, ["--model", "cvt_nano_32x32"], description="")
+    assert TrainStep(state, settings.optim, World(rank=0, size=1)).model is state.model

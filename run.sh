@@ -83,4 +83,21 @@ else
   # the launcher stops at an empty CUDA_VISIBLE_DEVICES
   for i in "${!kept[@]}"; do [[ ${kept[i]} == CUDA_VISIBLE_DEVICES=* ]] && unset "kept[i]"; done || true
 fi
-run "${launch[@]}" "$here/$script" "${arguments[@]}"
+
+# In the background, so that a signal reaches the launcher at once; it stops its processes.
+env -i "${kept[@]}" RUN_ERROR_DIR="$logs" "${launch[@]}" "$here/$script" "${arguments[@]}" &
+child=$!
+trap 'kill -TERM "$child" 2>/dev/null' TERM INT
+code=0
+wait "$child" || code=$?
+while kill -0 "$child" 2>/dev/null; do wait "$child" || code=$?; done
+
+# The first process that failed knows why; the launcher only saw how another one broke down.
+if [ "$code" != 0 ]; then
+  first=$(find "$logs" -name 'error.*' -printf '%T@ %p\n' | sort -n | head -n 1 | cut -d' ' -f2-)
+  if [ -n "$first" ]; then
+    tail -n +2 "$first" >&2
+    code=$(head -n 1 "$first")
+  fi
+fi
+exit "$code"

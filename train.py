@@ -18,6 +18,7 @@ from util.settings import Settings, parse, to_plain
 
 if TYPE_CHECKING:
     from util.train.checkpoint import TrainState
+    from util.weights.container import Container
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from models import count_macs, count_parameters, model_defaults
     from util import distributed
     from util.evaluate import evaluate
-    from util.log import start_logging
+    from util.log import log_to_file, start_logging
     from util.train.checkpoint import RunFolder
     from util.train.data import TrainingData, load_splits
     from util.train.epoch import train_one_epoch
@@ -94,21 +95,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         world=world,
         log=log,
     )
+    epochs = remaining_epochs(settings, container)
+    if container is not None:
+        found = container.state["progress"]
+        log.info(f"{folder.path}: found epoch {found['epoch']}, update {found['update']}")
+        if settings.schedule.start_epoch is not None and epochs.start != settings.schedule.start_epoch:
+            log.info("--start_epoch was for the start of this run; it continues at its own epoch")
+    if not epochs:
+        log.info(f"{folder.path}: this run is finished; --restart starts anew, --experiment NAME starts another")
+        return
+    if world.is_main:
+        log_to_file(log, folder.path / "train.log")
     state = build_state(
         name, settings, preprocessing, splits.num_classes, log, processes=world.size, from_nothing=container is None
     )
     if container is not None:
         state.restore(container, str(folder.path))
-        log.info(f"{folder.path}: found epoch {state.progress.epoch}, update {state.progress.update}")
-    start_epoch = settings.schedule.start_epoch
-    if start_epoch is not None and settings.weights.resume not in (None, "auto"):
-        state.progress.epoch = start_epoch
-    elif start_epoch is not None and container is not None:
-        log.info(f"--start_epoch {start_epoch} was for the start of this run; it continues at its own epoch")
-    epochs = range(state.progress.epoch, settings.schedule.epochs + settings.schedule.cooldown_epochs)
-    if not epochs:
-        log.info(f"{folder.path}: this run is finished; --restart starts anew, --experiment NAME starts another")
-        return
+    state.progress.epoch = epochs.start
     recorder = RunRecorder(
         folder, state, options=settings.run, description=description, config=config, world=world, log=log
     )
@@ -150,6 +153,14 @@ def without_gpu_only(settings: TrainSettings, log: Logger) -> options.OptimOptio
     if wanted:
         log.warning(f"{' and '.join(wanted)} of the recipe needs a GPU; off on this CPU")
     return replace(settings.optim, amp=False, sync_bn=False)
+
+
+def remaining_epochs(settings: TrainSettings, container: "Container | None") -> range:
+    """Returns the epochs to train. `--start_epoch` counts for a new run, and for one that `--resume` names."""
+    start = settings.schedule.start_epoch
+    if container is not None and (start is None or settings.weights.resume in (None, "auto")):
+        start = container.state["progress"]["epoch"]
+    return range(start or 0, settings.schedule.epochs + settings.schedule.cooldown_epochs)
 
 
 def build_state(
@@ -195,7 +206,7 @@ def build_state(
         create_optimizer(model, optim),
         ema=ModelEma(model, optim.model_ema_decay) if optim.model_ema else None,
         scaler=paddle.amp.GradScaler(enable=optim.amp and optim.amp_dtype == "float16", init_loss_scaling=2.0**16),
-        progress=Progress(epoch=settings.schedule.start_epoch or 0),
+        progress=Progress(),
     )
 
 

@@ -68,7 +68,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def _entry(name: str) -> _Entry:
     if name not in _ENTRIES:
-        near = difflib.get_close_matches(name, _ENTRIES, n=1)
+        near = list_models(f"{name}*")[:1] or difflib.get_close_matches(name, _ENTRIES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UnknownModelError(f"unknown model {name!r}; {hint}known models: {', '.join(list_models())}")
     return _ENTRIES[name]

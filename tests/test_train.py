@@ -12,6 +12,7 @@ from models import create_model, model_defaults
 from train import TrainSettings, build_state
 from util.data.preprocessing import resolve_preprocessing
 from util.distributed import World
+from util.options import PreprocessOptions
 from util.settings import parse
 from util.train.checkpoint import TrainState
 from util.train.step import TrainStep
@@ -71,12 +72,25 @@ def enabled_scaler() -> paddle.amp.GradScaler:
     return scaler
 
 
+def train_once(state: TrainState) -> None:
+    """Gives the optimizer a state."""
+    for p in state.model.parameters():
+        if not p.stop_gradient:
+            p.grad = paddle.zeros_like(p)
+    state.optimizer.step()
+
+
 def test_scale_of_fp16_survives_a_checkpoint(tmp_path: Any) -> None:
     state = build("--amp")
     state.scaler = enabled_scaler()
     state.scaler._scale = paddle.to_tensor([1024.0])
     state.scaler._incr_count = 7
-    state.save([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], {})
+    train_once(state)
+    preprocess = resolve_preprocessing(PreprocessOptions(), model_defaults("cvt_nano_32x32")).to_plain()
+    classes = {"folders": None, "names": ["a", "b", "c"]}
+    model = {"name": "cvt_nano_32x32", "num_classes": 3}
+    description = {"model": model, "preprocess": preprocess, "classes": classes}
+    state.save([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], description)
     from util.weights.container import read_container
 
     container: Container = read_container(tmp_path / "b.safetensors")

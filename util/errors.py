@@ -1,6 +1,7 @@
 """Errors that a user can cause, each with the exit code a script ends with."""
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -66,11 +67,23 @@ INTERRUPTED = 130
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
+def _report(message: str, code: int) -> NoReturn:
+    """Prints the one line and exits. With several processes it also leaves both for run.sh, which asks where.
+
+    When one process of a job fails, the others break down too, and the launcher reports whichever it sees first.
+    """
+    print(f"error: {message}", file=sys.stderr)
+    folder, rank = os.environ.get("RUN_ERROR_DIR"), os.environ.get("PADDLE_TRAINER_ID")
+    if folder and rank:
+        with open(os.path.join(folder, f"error.{rank}"), "w", encoding="utf-8", errors="replace") as file:
+            file.write(f"{code}\nerror: {message}\n")
+    sys.exit(code)
+
+
 def _exit_internal() -> NoReturn:
     """Ends the script on a mistake of this project's own: here the traceback is what helps."""
     traceback.print_exc()
-    print("error: internal error; please report it with the lines above", file=sys.stderr)
-    sys.exit(INTERNAL)
+    _report("internal error; please report it with the lines above", INTERNAL)
 
 
 def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
@@ -80,19 +93,21 @@ def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
     """
     try:
         main(None)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except ValueError as error:
         code = getattr(error, "exit_code", None)
         if code is None:
             _exit_internal()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(code)
+        _report(str(error), code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more while it ends
+        _report("standard output was closed before the results were written", SaveError.exit_code)
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:
             _exit_internal()
-        print(f"error: {error.filename or 'output'}: not written: {error.strerror}", file=sys.stderr)
-        sys.exit(SaveError.exit_code)
+        _report(f"{error.filename or 'output'}: not written: {error.strerror}", SaveError.exit_code)
     except Exception:
         _exit_internal()
     except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _report("interrupted", INTERRUPTED)

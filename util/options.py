@@ -39,10 +39,10 @@ class DataOptions:
     train_split: str = setting("train", "folder under data_dir with the training images", scope="place")
     val_split: str = setting("val", "folder under data_dir with the evaluation images", scope="place")
     cls_label_path_train: str | None = setting(
-        None, "list file `relative/path label` of the training images", scope="place"
+        None, "list file of the training images, lines `path label`; paths are relative to data_dir", scope="place"
     )
     cls_label_path_val: str | None = setting(
-        None, "list file `relative/path label` of the evaluation images", scope="place"
+        None, "list file of the evaluation images, lines `path label`; paths are relative to data_dir", scope="place"
     )
     delimiter: str | None = setting(None, "what separates path and label in a list file; none: white space")
 
@@ -99,7 +99,12 @@ class PreprocessOptions:
     def __post_init__(self) -> None:
         if self.input_size is not None:
             size = self.input_size
-            _check(1 <= len(size) <= 3 and all(n > 0 for n in size), "input_size", "1 to 3 positive integers", size)
+            _check(
+                1 <= len(size) <= 3 and all(0 < n <= 10_000 for n in size),
+                "input_size",
+                "1 to 3 integers in [1, 10000]",
+                size,
+            )
             _check(len(size) < 3 or size[0] == 3, "input_size", "3 channels when it has three integers", size)
         if self.crop_pct is not None:
             _check(0.0 < self.crop_pct <= 1.0, "crop_pct", "in (0, 1]", self.crop_pct)
@@ -176,9 +181,12 @@ class WeightsOptions:
     """weights"""
 
     resume: str | None = setting(
-        None, "checkpoint to load; training: `auto` (the default) or a checkpoint to continue", flags=("--ckpt_path",),
-        scope="machine", yaml=False,
-    )  # fmt: skip
+        None,
+        "checkpoint to load; train.py continues it, and without one (auto) the newest in the run's folder",
+        flags=("--ckpt_path",),
+        scope="machine",
+        yaml=False,
+    )
     pretrained: str | None = setting(None, "file with weights to start from, or to use")
 
 
@@ -269,7 +277,9 @@ class ThreadOptions:
     cpu_threads: int | None = setting(None, "threads of CPU arithmetic; none: one a core", scope="machine")
 
     def __post_init__(self) -> None:
-        _check(self.cpu_threads is None or self.cpu_threads > 0, "cpu_threads", "at least 1", self.cpu_threads)
+        _check(
+            self.cpu_threads is None or 0 < self.cpu_threads <= 1024, "cpu_threads", "in [1, 1024]", self.cpu_threads
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

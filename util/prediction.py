@@ -4,17 +4,20 @@ import csv
 import glob
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
 import numpy as np
+from tqdm import tqdm
 
 from util.data.dataset import find_images
 from util.data.images import ImageError, decode_image
 from util.data.transforms import EvalTransform
 from util.errors import DataError, MissingInputError, NonFiniteLossError, OutputError, UsageError
+from util.files import read_text
 
 TOP_K = 5
 
@@ -36,7 +39,8 @@ def collect_inputs(names: Sequence[str]) -> list[str]:
     files: list[str] = []
     for name in names:
         if name.startswith("@"):
-            files += _read_input_list(Path(name[1:]))
+            lines = read_text(Path(name[1:])).splitlines()
+            files += [line.strip() for line in lines if line.strip()]
         elif os.path.isdir(name):
             found = find_images(name)
             if not found:
@@ -54,14 +58,6 @@ def collect_inputs(names: Sequence[str]) -> list[str]:
     if not files:
         raise UsageError("no images: name files, folders, globs, or @list.txt")
     return files
-
-
-def _read_input_list(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MissingInputError(f"{path}: cannot be read: {error}") from None
-    return [line.strip() for line in lines if line.strip()]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -100,7 +96,8 @@ def predict_files(
 
     forward: images float32 (B, 3, H, W) -> logits (B, K). Files that cannot be read are left out and added to `bad`.
     """
-    for start in range(0, len(files), batch_size):
+    starts = range(0, len(files), batch_size)
+    for start in tqdm(starts, "batches", leave=False, disable=None):  # on a terminal only
         names, images = [], []
         for file in files[start : start + batch_size]:
             try:
@@ -116,16 +113,25 @@ def _open_output(output: str) -> IO[str]:
     if Path(output).suffix not in (".jsonl", ".csv"):
         raise UsageError(f"--output must end in .jsonl or .csv; got {output}")
     try:
-        return open(output, "w", encoding="utf-8", errors="backslashreplace", newline="")
+        return open(output, "a", encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror}") from None
 
 
-def _write(predictions: Iterable[Prediction], file: IO[str], *, as_csv: bool) -> None:
+def _empty(file: IO[str]) -> None:
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.truncate(0)
+
+
+def _write(predictions: Iterable[Prediction], file: IO[str], *, as_csv: bool) -> int:
+    """Writes predictions as they come and returns how many."""
+    count = 0
     writer = csv.writer(file)
-    for number, prediction in enumerate(predictions):
+    for prediction in predictions:
+        if count == 0:
+            _empty(file)  # what was there stays until there is something to put in its place
         if as_csv:
-            if number == 0:
+            if count == 0:
                 writer.writerow(prediction.keys())
             row: list[Any] = [
                 v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in prediction.values()
@@ -134,6 +140,8 @@ def _write(predictions: Iterable[Prediction], file: IO[str], *, as_csv: bool) ->
         else:
             file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
         file.flush()
+        count += 1
+    return count
 
 
 def write_predictions(predictions: Iterable[Prediction], output: str | None) -> None:
@@ -141,6 +149,8 @@ def write_predictions(predictions: Iterable[Prediction], output: str | None) -> 
 
     output: a `.jsonl` file gets an object a line, a `.csv` file a row an image with lists as JSON.
     """
+    if output is None and sys.stdout is None:
+        raise OutputError("standard output is closed; name a file with --output")
     if output is None:
         found = list(predictions)
         for prediction in found:
@@ -149,7 +159,8 @@ def write_predictions(predictions: Iterable[Prediction], output: str | None) -> 
         print(found)
         return
     with _open_output(output) as file:
-        _write(predictions, file, as_csv=Path(output).suffix == ".csv")
+        count = _write(predictions, file, as_csv=Path(output).suffix == ".csv")
+    print(f"{count} results in {output}", file=sys.stderr)
 
 
 def refuse_unreadable(bad: Sequence[ImageError], total: int) -> None:

@@ -8,7 +8,7 @@ from util.data.dataset import readable_names
 from util.data.preprocessing import Preprocessing, resolve_preprocessing
 from util.errors import MismatchError, UsageError, WeightsError
 from util.options import ModelOptions, PreprocessOptions, WeightsOptions
-from util.weights import LoadedWeights, read_weights, set_weights
+from util.weights import LoadedWeights, checked_state, read_weights, set_weights
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -69,6 +69,8 @@ def restore(
     if source is None:
         raise UsageError("no weights: give a checkpoint with --resume CHECKPOINT, or a weights file with --pretrained")
     weights = read_weights(source, use_ema=use_ema)
+    if weights.state:
+        checked_state(weights.state, source)
     name = _choose_name(model_options.model, weights, source)
     num_classes = _choose_num_classes(model_options.num_classes, weights, source)
     preprocessing = resolve_preprocessing(preprocess_options, model_defaults(name), weights.state.get("preprocess", {}))

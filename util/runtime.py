@@ -15,6 +15,7 @@ from pathlib import Path
 
 from util.errors import UsageError
 
+MAX_THREADS = 1024
 PADDLE_RANGE = "paddlepaddle>=3.3.1,<3.4"
 
 
@@ -57,13 +58,15 @@ def start(cpu_threads: int | None = None) -> Runtime:
     local_processes = max(1, int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _available_cores() // local_processes)))
     threads = os.environ["OMP_NUM_THREADS"]
+    if not (threads.isdecimal() and 0 < int(threads) <= MAX_THREADS):
+        raise UsageError(f"the variable OMP_NUM_THREADS must be a number in [1, {MAX_THREADS}]; got {threads!r}")
     os.environ.setdefault("GLOG_minloglevel", "2")  # errors only; Paddle's C++ part is chatty
     warnings.filterwarnings("ignore", message="No ccache found")
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # corrupt EXIF and large pictures: decode_image judges itself
     _load_paddle()
     return Runtime(
-        threads=int(threads) if threads.isdigit() else 1,
+        threads=int(threads),
         vendor=vendor,
         mkl_debug_cpu_type=os.environ.get("MKL_DEBUG_CPU_TYPE"),
     )
@@ -76,6 +79,8 @@ def _load_paddle() -> None:
         with contextlib.redirect_stderr(said):
             import paddle
     except ImportError as error:
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
         raise UsageError(
             f"PaddlePaddle cannot be imported ({error}); install it: pip install -r requirements-cpu.txt, "
             "or requirements-gpu.txt"

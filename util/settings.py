@@ -141,7 +141,13 @@ def _build_parser(
     groups: dict[str, type[Any]], *, description: str, positional: str | None
 ) -> tuple[_Parser, dict[str, Any]]:
     """Returns the parser and each setting's type. Values stay text here; `convert` gives them their types."""
-    parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = _Parser(
+        description=description,
+        epilog="every switch --x also has --no_x; none is null",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
     hints: dict[str, Any] = {}
     if positional is not None:
         parser.add_argument(f"{positional}_argument", nargs="?", metavar=positional, help=f"same as --{positional}")
@@ -178,7 +184,9 @@ def _arity(hint: Any) -> dict[str, Any]:
 def _show(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(_show(v) for v in value) or "none"
-    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value).lower()
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _normalise(token: str) -> str:

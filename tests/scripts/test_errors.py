@@ -7,12 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from models import create_model, model_defaults
 from tests.scripts.run import ROOT, TINY, last_error, run
 from tests.trees import write_picture, write_tree
+from util.options import ModelOptions, PreprocessOptions, WeightsOptions
+from util.weights import WeightsError
+from util.weights.container import read_container, write_container
 
 CHECKPOINT = "output/train/cvt_nano_32x32/checkpoint-latest.safetensors"
 
@@ -41,7 +47,7 @@ CASES = {
     "other classes": (["eval.py", "data", "--num_classes", "5", *WEIGHTS], 78, "has 3 classes, not 5"),
     "not a checkpoint": (["eval.py", "data", "--resume", "data/val_list.txt"], 65, "expected a .safetensors file"),
     "no averaged weights": (["eval.py", "data", "--use_ema", *WEIGHTS], 65, "holds no averaged weights"),
-    "missing list": (["eval.py", "data", "--cls_label_path_val", "nope.txt", *WEIGHTS], 66, "nope.txt: no such list file"),
+    "missing list": (["eval.py", "data", "--cls_label_path_val", "nope.txt", *WEIGHTS], 66, "nope.txt: no such file"),
     "list entry missing": (["train.py", "data", "--cls_label_path_train", "missing.txt", *TINY], 65, "missing.txt:2: data/train/nope.JPEG: no such file"),
     "label outside": (["eval.py", "data", "--cls_label_path_val", "outside.txt", *WEIGHTS], 65, "outside.txt:1: label 3 is outside the 3 classes (0 to 2)"),
     "no data": (["train.py", "nowhere", *TINY], 66, "nowhere: no such data folder"),
@@ -202,6 +208,75 @@ def test_a_loss_that_explodes_ends_with_76_and_keeps_the_last_checkpoint(folder:
     assert (folder / "output/train/nan.1/checkpoint-latest.safetensors").read_bytes() == before
 
 
+def test_a_fifo_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "fifo")
+    for arguments in (["--infer_imgs", "@fifo"], ["--infer_imgs", "data/val", "--class_names", "fifo"]):
+        error = last_error(run("predict.py", *arguments, *WEIGHTS, cwd=folder, code=65))
+        assert "fifo: is not a regular file" in error
+    error = last_error(run("eval.py", "data", "--cls_label_path_val", "fifo", *WEIGHTS, cwd=folder, code=65))
+    assert "fifo: is not a regular file" in error
+
+
+def forge(folder: Path, change: Callable[[dict[str, Any]], object]) -> str:
+    """Writes a checkpoint whose state was changed, with the right hash."""
+    container = read_container(folder / CHECKPOINT)
+    change(container.state)
+    write_container(folder / "forged.safetensors", container.tensors, container.state)
+    return "forged.safetensors"
+
+
+FORGERIES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "names of other classes": lambda s: s["classes"].update(names=["a", "b", "c", "d"]),
+    "names that are text": lambda s: s["classes"].update(names="abc"),
+    "folders that stand twice": lambda s: s["classes"].update(folders=["a", "a", "b"]),
+    "a number of classes that is none": lambda s: s["model"].update(num_classes=3.7),
+    "a name that is a list": lambda s: s["model"].update(name=["x"]),
+    "no preprocessing": lambda s: s.pop("preprocess"),
+    "an unknown interpolation": lambda s: s["preprocess"].update(interpolation="foo"),
+    "a crop of nothing": lambda s: s["preprocess"].update(crop_pct=0),
+    "a mean that is text": lambda s: s["preprocess"].update(mean="abc"),
+    "null": lambda s: s.update(model=None),
+}
+
+
+@pytest.mark.parametrize("what", FORGERIES)
+def test_a_forged_checkpoint_is_refused(folder: Path, what: str) -> None:
+    """In process, for speed: the check comes before the model is built."""
+    from util.restore import restore
+
+    forged = str(folder / forge(folder, FORGERIES[what]))
+    options = (WeightsOptions(resume=forged), ModelOptions(), PreprocessOptions())
+    with pytest.raises(WeightsError, match="not a usable checkpoint"):
+        restore(*options, use_ema=False, names_file=None, create_model=create_model, model_defaults=model_defaults)
+
+
+def test_an_existing_results_file_survives_a_failure(folder: Path) -> None:
+    (folder / "old.jsonl").write_text("old")
+    (folder / "nothing.png").write_bytes(b"")
+    run("predict.py", "--infer_imgs", "nothing.png", *WEIGHTS, "--output", "old.jsonl", cwd=folder, code=65)
+    assert (folder / "old.jsonl").read_text() == "old"
+
+
+def test_a_killed_run_can_be_continued_at_once(folder: Path) -> None:
+    """Data workers must neither hold the run's lock nor outlive it."""
+    arguments = ["data", *TINY, "--num_workers", "2", "--epochs", "400", "--experiment", "shot"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=folder,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    _wait_for(folder / "output/train/shot/checkpoint-latest.safetensors")
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while _group_lives(process.pid):
+        assert time.monotonic() < deadline, "a worker outlived the run"
+        time.sleep(0.2)
+    error = last_error(run("train.py", *arguments[:-3], "1", "--experiment", "shot", cwd=folder, code=78))
+    assert "epochs 400 -> 1" in error, "the lock is free"
+
+
 def test_a_full_disk_ends_with_74_and_keeps_the_last_checkpoint(folder: Path) -> None:
     """A limit on file size stands for the full disk: 300 kB is less than a checkpoint and more than the logs."""
     arguments = ["data", *TINY, "--experiment", "full"]
@@ -213,7 +288,7 @@ def test_a_full_disk_ends_with_74_and_keeps_the_last_checkpoint(folder: Path) ->
     )
     done = subprocess.run(["bash", "-c", limited], cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 74, done.stderr
-    assert "checkpoint-latest.safetensors: not saved (" in last_error(done)
+    assert ".safetensors: not saved (" in last_error(done)
     assert "Traceback" not in done.stderr
     assert checkpoint.read_bytes() == before
     assert not list((folder / "output/train/full2").glob("*.safetensors"))

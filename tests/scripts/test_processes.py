@@ -122,6 +122,15 @@ def test_an_error_passes_through_the_launcher(folder: Path) -> None:
     assert "error: nowhere: no such data folder" in done.stdout + done.stderr
 
 
+def test_the_reason_passes_through_the_launcher_whichever_rank_it_is(folder: Path) -> None:
+    write_tree(folder / "rotten", num_classes=2)
+    for path in sorted((folder / "rotten/train").rglob("*.JPEG"))[:3]:
+        path.write_bytes(b"")
+    arguments = ("--data_dir", "rotten", *TINY, "--epochs", "1", "--experiment", "rotten")
+    done = run("run.sh", "-g", "2", "-p", port(), *arguments, cwd=folder, code=65)
+    assert "error: unreadable image rotten/train/" in done.stderr
+
+
 def test_no_secret_of_the_environment_is_written(folder: Path) -> None:
     logs = folder / "private"
     logs.mkdir()

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -97,6 +98,28 @@ def test_killed_in_the_middle_of_an_epoch_and_started_again_equals_uninterrupted
     for tensor in a.tensors:
         np.testing.assert_array_equal(a.tensors[tensor], b.tensors[tensor], err_msg=tensor)
     assert not list(target.glob(".tmp-*"))
+
+
+def test_killed_between_two_checkpoints_of_a_save_loses_neither(folder: Path, whole: str) -> None:
+    """The crash comes after the first file of the second epoch's save: `latest` is then still the first epoch's."""
+    code = (
+        "import os, signal, sys; from util.train import checkpoint as c; copy, seen = c.copy_container, []\n"
+        "def crash(*a):\n    seen.append(a) or (len(seen) == 4 and os.kill(os.getpid(), signal.SIGKILL)); copy(*a)\n"
+        "c.copy_container = crash; import train; train.main(sys.argv[1:])"
+    )
+    every = ["--checkpoint_interval", "1", "--checkpoint_hist", "9"]
+    arguments = [*RANDOM, "--epochs", "3", "--experiment", "torn", *every]
+    done = subprocess.run([sys.executable, "-c", code, "data", *arguments], cwd=folder, check=False, capture_output=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    train(folder, "torn", 3, *every)
+    torn, uninterrupted = folder / "output/train/torn", folder / "output/train/whole"
+    assert {p.name for p in torn.glob("checkpoint-*")} == {p.name for p in uninterrupted.glob("checkpoint-*")}
+    for path in torn.glob("checkpoint-*"):
+        a, b = read_container(path), read_container(uninterrupted / path.name)
+        assert a.state == b.state, path.name
+        for tensor in a.tensors:
+            np.testing.assert_array_equal(a.tensors[tensor], b.tensors[tensor], err_msg=tensor)
 
 
 def start(folder: Path, experiment: str, epochs: int) -> subprocess.Popen[bytes]:

@@ -13,6 +13,7 @@ from PIL import Image
 from util.data.images import IMAGE_SUFFIXES, ImageError, decode_image
 from util.data.sampler import SampleKey, sample_rng
 from util.errors import DataError, MismatchError, MissingInputError
+from util.files import read_text
 
 MAX_REPORTED = 10  # problems of a list file or a folder named in one error
 
@@ -131,14 +132,7 @@ def read_list(path: Path, root: Path, *, num_classes: int | None = None, delimit
     A line is split once, from the right, at white space or at `delimiter`. Blank lines, CRLF and a BOM are accepted.
     num_classes: labels must be below it. All faults are collected into one DataError, as file:line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise MissingInputError(f"{path}: no such list file") from None
-    except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text") from None
+    text = read_text(path)
     paths: list[str] = []
     labels: list[int] = []
     lines: list[int] = []
@@ -206,14 +200,18 @@ def load_split(
 ) -> ImageList:
     """Returns the images of `data_dir/split`, or of a list file.
 
-    list_path: list file; without one, class folders are read, and for a flat folder `<split>_list.txt` in `data_dir`.
+    list_path: list file, as named or else below `data_dir`; without one, class folders are read, and for a flat folder
+        `<split>_list.txt` in `data_dir`.
     class_names, num_classes: those of training, when they are known.
     """
     root = Path(data_dir)
     if not root.is_dir():
         raise MissingInputError(f"{root}: no such data folder; give it as the first argument or with --data_dir")
     if list_path is not None:
-        return read_list(Path(list_path), root, num_classes=num_classes, delimiter=delimiter)
+        path = Path(list_path)
+        if not path.exists() and (root / path).exists():
+            path = root / path
+        return read_list(path, root, num_classes=num_classes, delimiter=delimiter)
     folder = root / split
     if not folder.is_dir():
         raise MissingInputError(f"{folder}: no such folder; name the split or give its list with --cls_label_path_*")
@@ -230,12 +228,7 @@ def load_split(
 
 def read_class_names(path: Path, num_classes: int) -> list[str]:
     """Returns the names of a file with a line `id name` each, ids 0 to num_classes - 1, in any order."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text") from None
+    text = read_text(path)
     names: dict[int, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():

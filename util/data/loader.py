@@ -1,6 +1,8 @@
 """Batches from a data set: Paddle's DataLoader with this project's samplers, and errors as values."""
 
+import ctypes
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -30,8 +32,14 @@ def collate(samples: Sequence[Sample | BadImage]) -> list[Any]:
     return [np.stack(images), np.asarray(labels, np.int64), np.asarray(indices, np.int64), bad]
 
 
-def _leave_signals_to_parent(worker_id: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops its workers
+PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
+
+
+def _follow_parent(worker_id: int) -> None:
+    """Leaves Ctrl-C, which reaches the whole group, to the parent, and ends with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class SerialLoader:
@@ -57,7 +65,7 @@ def make_loader(dataset: ImageDataset, batches: TrainBatches | EvalBatches, *, n
         collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=True,
-        worker_init_fn=_leave_signals_to_parent,
+        worker_init_fn=_follow_parent,
         return_list=True,
     )
 

@@ -1,12 +1,15 @@
 """What happens to an image before the model sees it, resolved once and stored with checkpoints and exports."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from util.data.transforms import EvalTransform, Interpolation, eval_transform
+from util.data.transforms import RESAMPLE, EvalTransform, Interpolation, eval_transform
 from util.errors import UsageError
 from util.options import PreprocessOptions
+
+MAX_SIDE = 10_000  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +23,30 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        size = self.input_size
+        if len(size) != 3 or not all(type(n) is int and 0 < n <= MAX_SIDE for n in size):
+            raise ValueError(f"input_size is channels, height, width up to {MAX_SIDE}; got {size}")
+        if self.interpolation not in RESAMPLE or self.crop_mode not in ("center", "squash"):
+            raise ValueError(f"unknown interpolation {self.interpolation!r} or crop_mode {self.crop_mode!r}")
+        numbers = (self.crop_pct, *self.mean, *self.std)
+        if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+            raise ValueError(f"crop_pct, mean and std must be finite numbers; got {numbers}")
+        if not (0.0 < self.crop_pct <= 1.0 and len(self.mean) == len(self.std) == 3 and min(self.std) > 0):
+            raise ValueError(f"crop_pct is in (0, 1], mean and std have 3 values, std is positive; got {numbers}")
+
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.input_size))
+        crop = "squash" if self.crop_mode == "squash" else f"centre crop {self.crop_pct:g}"
+        return f"{size}, {crop}, {self.interpolation}, mean {self.mean}, std {self.std}"
+
     def transform(self) -> EvalTransform:
         """Returns f(image) -> float32 (3, H, W)."""
         return eval_transform(**asdict(self))
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """Returns what `to_plain` wrote; a missing or unknown name is a TypeError."""
+        """Returns what `to_plain` wrote; a missing or unknown name is a TypeError, a wrong value a ValueError."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
 

@@ -51,6 +51,15 @@ class Manifest:
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
+    def check(self) -> None:
+        """Raises a ValueError where values do not have the form that the export writes."""
+        if len(self.input_shape) != 4 or not all(n is None or type(n) is int for n in self.input_shape):
+            raise ValueError(f"input_shape {self.input_shape}")
+        if len(self.class_names) != self.num_classes or not all(isinstance(n, str) for n in self.class_names):
+            raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
+        if not isinstance(self.sha256, dict):
+            raise ValueError("sha256 is not a table of files")
+
     def preprocessing(self) -> Preprocessing:
         """Returns the preprocessing that the model was exported with."""
         return Preprocessing.from_plain(self.preprocess)
@@ -74,7 +83,10 @@ def read_manifest(folder: Path) -> Manifest:
             **values | {"input_shape": tuple(values["input_shape"]), "class_names": tuple(values["class_names"])}
         )
         manifest.preprocessing()
-    except (TypeError, KeyError, AttributeError) as error:
+        manifest.check()
+    except WeightsError:
+        raise
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise WeightsError(f"{path}: damaged: {error}") from None
     return manifest
 
@@ -96,10 +108,15 @@ def open_bundle(model_dir: str | None, model_file: str | None, params_file: str 
     """
     if (model_dir is None) == (model_file is None):
         raise UsageError("give the exported model with either --model_dir FOLDER or --model_file PROGRAM")
+    if model_file is not None and (Path(model_file).is_dir() or Path(model_file).name == MANIFEST):
+        model_dir, model_file = str(Path(model_file) if Path(model_file).is_dir() else Path(model_file).parent), None
     if model_dir is not None:
         folder = Path(model_dir)
         if not folder.is_dir():
-            raise MissingInputError(f"{folder}: no such folder")
+            is_file = folder.exists()
+            raise MissingInputError(
+                f"{folder}: " + ("is a file; give it with --model_file" if is_file else "no such folder")
+            )
         if params_file is not None:
             raise UsageError("--params_file goes with --model_file, not with --model_dir")
         program = next((folder / p for p in PROGRAMS if (folder / p).is_file()), folder / PROGRAMS[0])

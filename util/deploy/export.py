@@ -15,7 +15,7 @@ from paddle.static import InputSpec
 
 from util.deploy.bundle import MANIFEST, PARAMS, PROGRAMS, Bundle, Manifest, file_sha256
 from util.deploy.engines import paddle_engine
-from util.errors import MismatchError, OutputError, SaveError
+from util.errors import MismatchError, NonFiniteLossError, OutputError, SaveError, WeightsError
 
 TOLERANCE = 1e-5  # relative to the largest logit
 CHECK_BATCHES = (1, 3)
@@ -61,10 +61,13 @@ def export(
             _write(model, manifest, beside)
         except OSError as error:
             raise SaveError(f"{folder}: not written: {error.strerror or error}") from None
-        differences = {
-            program: _difference(model, Bundle(beside / program, beside / PARAMS, manifest), threads, sizes)
-            for program in PROGRAMS
-        }
+        try:
+            differences = {
+                program: _difference(model, Bundle(beside / program, beside / PARAMS, manifest), threads, sizes)
+                for program in PROGRAMS
+            }
+        except WeightsError as error:  # Paddle does not notice a full disk while it writes
+            raise SaveError(f"{folder}: what was written cannot be read back (is the disk full?): {error}") from None
         try:
             for name in (*PROGRAMS, PARAMS, MANIFEST):
                 os.replace(beside / name, folder / name)
@@ -92,6 +95,8 @@ def _difference(model: nn.Layer, bundle: Bundle, threads: int, sizes: list[tuple
         for batch in CHECK_BATCHES:
             images = rng.standard_normal((batch, 3, height, width), dtype=np.float32)
             expected = model(paddle.to_tensor(images)).numpy()
+            if not np.isfinite(expected).all():
+                raise NonFiniteLossError("the model gives NaN or infinite logits; nothing was written")
             difference = float(np.abs(forward(images) - expected).max())
             limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
             if not difference <= limit:

@@ -22,10 +22,10 @@ from paddle import nn
 from paddle.optimizer import Optimizer
 
 from util.distributed import World
-from util.errors import MismatchError, MissingInputError, OutputError, SaveError
+from util.errors import MismatchError, MissingInputError, OutputError, SaveError, WeightsError
 from util.train.ema import ModelEma
 from util.train.optim import optimizer_tensors, set_optimizer_tensors
-from util.weights import EMA, MODEL, set_weights
+from util.weights import EMA, MODEL, checked_state, set_weights
 from util.weights.container import Container, DamagedFileError, copy_container, read_container, write_container
 
 OPTIM = "optim/"
@@ -34,12 +34,15 @@ LATEST, BEST, BEST_EMA = "checkpoint-latest", "checkpoint-best", "checkpoint-bes
 
 @dataclass
 class Progress:
-    """How far a run is. `epoch` is the next one to train; `update` counts optimizer updates; accuracies in percent."""
+    """How far a run is. `epoch` is the next one to train; `update` counts optimizer updates; accuracies in percent.
+
+    A best accuracy of -1 means that there was no evaluation yet; the first one is the best, whatever it is.
+    """
 
     epoch: int = 0
     update: int = 0
-    best_acc1: float = 0.0
-    best_acc1_ema: float = 0.0
+    best_acc1: float = -1.0
+    best_acc1_ema: float = -1.0
     wandb_id: str | None = None
 
 
@@ -88,6 +91,7 @@ class TrainState:
 
     def restore(self, container: Container, source: str) -> None:
         """Sets everything to a checkpoint's content."""
+        progress, scaler = check_state(container.state, source)
         part = {
             prefix: {k.removeprefix(prefix): v for k, v in container.tensors.items() if k.startswith(prefix)}
             for prefix in (MODEL, EMA, OPTIM)
@@ -96,10 +100,28 @@ class TrainState:
         if self.ema is not None:
             set_weights(self.ema.model, part[EMA], source=f"{source} (averaged weights)")
         set_optimizer_tensors(self.optimizer, self.model, part[OPTIM])
-        if container.state["scaler"]:
-            scale = np.array(container.state["scaler"]["scale"], np.float32)
-            self.scaler.load_state_dict(container.state["scaler"] | {"scale": scale})
-        self.progress = Progress(**container.state["progress"])
+        if scaler:
+            self.scaler.load_state_dict(scaler | {"scale": np.array(scaler["scale"], np.float32)})
+        self.progress = progress
+
+
+def check_state(state: Mapping[str, Any], source: str) -> tuple[Progress, dict[str, Any]]:
+    """Returns a checkpoint's progress and GradScaler state; a WeightsError if `save` cannot have written it."""
+    checked_state(state, source)
+    try:
+        if not isinstance(state["settings"], dict):
+            raise ValueError(f"settings {state['settings']!r}")
+        progress, scaler = Progress(**state["progress"]), state["scaler"]
+        counts, accuracies = (progress.epoch, progress.update), (progress.best_acc1, progress.best_acc1_ema)
+        if not all(type(n) is int and n >= 0 for n in counts) or not all(
+            isinstance(a, int | float) for a in accuracies
+        ):
+            raise ValueError(f"progress {progress}")
+        if not isinstance(scaler, dict) or (scaler and "scale" not in scaler):
+            raise ValueError(f"scaler {scaler!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{source}: cannot be continued: {type(error).__name__} {error}") from None
+    return progress, scaler
 
 
 class RunFolder:
@@ -123,7 +145,7 @@ class RunFolder:
                 f"{self.path}: cannot be written: {error.strerror}; choose another --output or --experiment"
             ) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # data workers do not inherit it, unlike flock's
         except OSError:
             self._lock.seek(0)
             raise OutputError(
@@ -211,6 +233,6 @@ def check_same_settings(saved: Mapping[str, Any], current: Mapping[str, Any], so
     ]
     if changed:
         raise MismatchError(
-            f"{source} was trained with other settings: {'; '.join(changed)}. Use those, or start anew with --restart, "
-            "or under another --experiment"
+            f"{source} was trained with other settings: {'; '.join(changed)}. Use those; or "
+            "start anew with --restart or another --experiment, where --pretrained can start from this run's weights"
         )

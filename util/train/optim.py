@@ -8,6 +8,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.optimizer import AdamW, Momentum, Optimizer
 
+from util.errors import WeightsError
 from util.options import OptimOptions
 
 
@@ -81,10 +82,18 @@ def optimizer_tensors(optimizer: Optimizer, model: nn.Layer) -> dict[str, np.nda
 
 
 def set_optimizer_tensors(optimizer: Optimizer, model: nn.Layer, tensors: Mapping[str, np.ndarray]) -> None:
-    """Restores what `optimizer_tensors` returned; a name that the model does not have is a KeyError."""
-    automatic = {name: parameter.name for name, parameter in model.named_parameters()}
+    """Restores what `optimizer_tensors` returned; a WeightsError unless every slot has a value for every parameter."""
+    parameters = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
+    names: dict[str, set[str]] = {}
     state = {}
     for key, value in tensors.items():
         slot, _, name = key.partition("/")
-        state[f"{automatic[name]}_{slot}"] = paddle.to_tensor(value)
+        names.setdefault(slot, set()).add(name)
+        fits = name in parameters and (value.size == 1 or value.shape == tuple(parameters[name].shape))
+        if not fits:
+            raise WeightsError(f"the optimizer's state has {key} {list(value.shape)}, which the model does not")
+        state[f"{parameters[name].name}_{slot}"] = paddle.to_tensor(value)
+    incomplete = [slot for slot, found in names.items() if found != parameters.keys()]
+    if incomplete or not names:
+        raise WeightsError(f"the optimizer's state is incomplete: {', '.join(incomplete) or 'there is none'}")
     optimizer.set_state_dict(state)

@@ -12,10 +12,10 @@ import yaml
 from util.data.preprocessing import Preprocessing
 from util.distributed import World
 from util.errors import MismatchError
-from util.log import EpochLog, log_to_file
+from util.log import EpochLog
 from util.metrics import Metrics
 from util.options import RunOptions
-from util.train.checkpoint import BEST, BEST_EMA, LATEST, RunFolder, TrainState, check_same_settings
+from util.train.checkpoint import BEST, BEST_EMA, LATEST, RunFolder, TrainState, check_same_settings, check_state
 from util.train.data import Splits
 from util.train.epoch import EpochResult
 from util.train.tracking import WandbRun
@@ -68,6 +68,7 @@ def find_start(
                     "move that run aside, or choose another --experiment"
                 )
         if container is not None:
+            check_state(container.state, str(path))
             check_same_settings(container.state["settings"], settings, str(path))
         chosen = None if path is None else str(path)
     chosen = world.gather(chosen)[0]
@@ -103,7 +104,6 @@ class RunRecorder:
             )
             if options.log_wandb:
                 self._start_wandb(config)
-            log_to_file(log, folder.path / "train.log")
 
     def _start_wandb(self, config: Mapping[str, Any]) -> None:
         self.wandb = WandbRun(
@@ -118,10 +118,10 @@ class RunRecorder:
     def finish_epoch(
         self, epoch: int, trained: EpochResult, tested: Metrics, tested_ema: Metrics | None = None
     ) -> None:
-        """Counts the epoch, then writes its line and its checkpoints, in this order: a crash between costs nothing."""
+        """Counts the epoch, then writes its line and its checkpoints; a crash between loses nothing."""
         progress = self.state.progress
         progress.epoch, progress.update = epoch + 1, progress.update + trained.updates
-        stems = [LATEST]
+        stems = []
         if tested.top1 > progress.best_acc1:
             progress.best_acc1 = tested.top1
             stems.append(BEST)
@@ -131,6 +131,7 @@ class RunRecorder:
         interval = self.options.checkpoint_interval
         if interval and (epoch + 1) % interval == 0:
             stems.append(f"checkpoint-{progress.update:09d}")
+        stems.append(LATEST)  # last: whatever a crash leaves out is then written again, because the epoch is repeated
         if self.world.is_main:
             line = self._line(epoch, trained, tested, tested_ema)
             self.epoch_log.append(line)

@@ -13,7 +13,11 @@ class WandbRun:
             import wandb
         except ImportError:
             raise UsageError("--log_wandb needs wandb: pip install 'wandb>=0.16,<1'") from None
-        self._run = wandb.init(project=project, name=name, config=config, dir=folder, id=run_id, resume="allow")
+        try:
+            self._run = wandb.init(project=project, name=name, config=config, dir=folder, id=run_id, resume="allow")
+        except wandb.errors.Error as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(f"--log_wandb: {reason}; log in with `wandb login`, or set WANDB_MODE=offline") from None
 
     @property
     def run_id(self) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from util.data.preprocessing import Preprocessing
 from util.errors import WeightsError
 from util.weights.container import is_container, read_container, read_plain
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["LoadedWeights", "WeightsError", "load_pretrained", "load_weights", "read_weights", "set_weights"]
 
 MODEL, EMA = "model/", "ema/"
+MAX_CLASSES = 1_000_000
 HEAD = ("head.weight", "head.bias")
 MAX_LISTED = 8
 
@@ -53,6 +55,26 @@ def read_weights(path: str | Path, *, use_ema: bool = False) -> LoadedWeights:
     return LoadedWeights(tensors, container.state)
 
 
+def checked_state(state: Any, source: str) -> dict[str, Any]:
+    """Returns what a checkpoint says about its model if it has the form that training writes; else a WeightsError."""
+    try:
+        name, num_classes = state["model"]["name"], state["model"]["num_classes"]
+        folders, names = state["classes"]["folders"], state["classes"]["names"]
+        Preprocessing.from_plain(state["preprocess"])
+        if not (isinstance(name, str) and type(num_classes) is int and 0 < num_classes <= MAX_CLASSES):
+            raise ValueError(f"model {name!r} with {num_classes!r} classes")
+        for what, values in (("names", names), ("folders", folders if folders is not None else names)):
+            if not (isinstance(values, list) and all(isinstance(v, str) for v in values)):
+                raise ValueError(f"class {what} are not a list of texts")
+            if len(values) != num_classes:
+                raise ValueError(f"{len(values)} class {what} for {num_classes} classes")
+        if folders is not None and sorted(set(folders)) != folders:
+            raise ValueError("class folders are not sorted, or stand twice")
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{source}: not a usable checkpoint: {type(error).__name__} {error}") from None
+    return state
+
+
 def _paddle_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Gives BatchNorm's statistics Paddle's names; PyTorch's counter of batches has no counterpart."""
     return {
@@ -76,6 +98,7 @@ def set_weights(
     problems = {
         "missing": [k for k in own if k not in tensors],
         "unexpected": [k for k in tensors if k not in own],
+        "not floating point": [k for k in own if k in tensors and tensors[k].dtype.kind != "f"],
         "wrong shape": [
             f"{k} {list(tensors[k].shape)} instead of {list(own[k].shape)}" for k in wrong if k not in left_out
         ],

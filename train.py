@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder,
         resume=settings.weights.resume,
         restart=settings.run.restart,
+        checkpoint_interval=settings.run.checkpoint_interval,
         settings=description["settings"],
         world=world,
         log=log,

@@ -89,7 +89,7 @@ def test_scale_of_fp16_survives_a_checkpoint(tmp_path: Any) -> None:
     preprocess = resolve_preprocessing(PreprocessOptions(), model_defaults("cvt_nano_32x32")).to_plain()
     classes = {"folders": None, "names": ["a", "b", "c"]}
     model = {"name": "cvt_nano_32x32", "num_classes": 3}
-    description = {"model": model, "preprocess": preprocess, "classes": classes}
+    description = {"model": model, "preprocess": preprocess, "classes": classes, "settings": {}}
     state.save([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], description)
     from util.weights.container import read_container
 

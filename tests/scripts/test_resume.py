@@ -101,7 +101,7 @@ def test_killed_in_the_middle_of_an_epoch_and_started_again_equals_uninterrupted
 
 
 def test_killed_between_two_checkpoints_of_a_save_loses_neither(folder: Path, whole: str) -> None:
-    """The crash comes after the first file of the second epoch's save: `latest` is then still the first epoch's."""
+    """The crash comes in the second epoch's save, before one of the copies of `latest`."""
     code = (
         "import os, signal, sys; from util.train import checkpoint as c; copy, seen = c.copy_container, []\n"
         "def crash(*a):\n    seen.append(a) or (len(seen) == 4 and os.kill(os.getpid(), signal.SIGKILL)); copy(*a)\n"
@@ -109,8 +109,9 @@ def test_killed_between_two_checkpoints_of_a_save_loses_neither(folder: Path, wh
     )
     every = ["--checkpoint_interval", "1", "--checkpoint_hist", "9"]
     arguments = [*RANDOM, "--epochs", "3", "--experiment", "torn", *every]
-    done = subprocess.run([sys.executable, "-c", code, "data", *arguments], cwd=folder, check=False, capture_output=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, "data", *arguments]
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, env=environment)
     assert done.returncode == -signal.SIGKILL
     train(folder, "torn", 3, *every)
     torn, uninterrupted = folder / "output/train/torn", folder / "output/train/whole"

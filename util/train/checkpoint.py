@@ -26,7 +26,14 @@ from util.errors import MismatchError, MissingInputError, OutputError, SaveError
 from util.train.ema import ModelEma
 from util.train.optim import optimizer_tensors, set_optimizer_tensors
 from util.weights import EMA, MODEL, checked_state, set_weights
-from util.weights.container import Container, DamagedFileError, copy_container, read_container, write_container
+from util.weights.container import (
+    Container,
+    DamagedFileError,
+    copy_container,
+    peek_state,
+    read_container,
+    write_container,
+)
 
 OPTIM = "optim/"
 LATEST, BEST, BEST_EMA = "checkpoint-latest", "checkpoint-best", "checkpoint-best-ema"
@@ -43,7 +50,24 @@ class Progress:
     update: int = 0
     best_acc1: float = -1.0
     best_acc1_ema: float = -1.0
+    best_update: int = -1  # the update at which best_acc1 was measured
+    best_update_ema: int = -1
     wandb_id: str | None = None
+
+
+def stems_of(progress: Progress, interval: int) -> list[str]:
+    """Returns the names, without suffix, under which the checkpoint of this progress belongs.
+
+    interval: checkpoint_interval. All are copies of one file, so those that a crash left out can be made up for.
+    """
+    stems = [LATEST]
+    if progress.best_update == progress.update:
+        stems.append(BEST)
+    if progress.best_update_ema == progress.update:
+        stems.append(BEST_EMA)
+    if interval and progress.epoch % interval == 0:
+        stems.append(f"checkpoint-{progress.update:09d}")
+    return stems
 
 
 class TrainState:
@@ -206,6 +230,13 @@ class RunFolder:
                 "under another name), or choose another --experiment"
             )
         return best
+
+    def complete(self, source: Path, progress: Progress, interval: int) -> None:
+        """Makes up for the copies of a checkpoint that a crash left out while it was saved."""
+        for stem in stems_of(progress, interval):
+            path = self.file(stem)
+            if path != source and (not path.exists() or peek_state(path).get("progress") != asdict(progress)):
+                copy_container(source, path)
 
     def prune(self, keep: int) -> None:
         """Removes all but the newest `keep` numbered checkpoints."""

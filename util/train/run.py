@@ -15,7 +15,7 @@ from util.errors import MismatchError
 from util.log import EpochLog
 from util.metrics import Metrics
 from util.options import RunOptions
-from util.train.checkpoint import BEST, BEST_EMA, LATEST, RunFolder, TrainState, check_same_settings, check_state
+from util.train.checkpoint import RunFolder, TrainState, check_same_settings, check_state, stems_of
 from util.train.data import Splits
 from util.train.epoch import EpochResult
 from util.train.tracking import WandbRun
@@ -39,12 +39,19 @@ def describe_run(
 
 
 def find_start(
-    folder: RunFolder, *, resume: str | None, restart: bool, settings: Mapping[str, Any], world: World, log: Logger
+    folder: RunFolder,
+    *,
+    resume: str | None,
+    restart: bool,
+    checkpoint_interval: int,
+    settings: Mapping[str, Any],
+    world: World,
+    log: Logger,
 ) -> Container | None:
     """Opens the run's folder and returns the checkpoint to continue from, or None for a new run.
 
     resume: a checkpoint's path; `auto` or None continues the newest of the folder, if it holds a run.
-    restart: move what is in the folder aside. Settings that would change the result are refused with a MismatchError.
+    restart: move what is in the folder aside. checkpoint_interval: of the numbered checkpoints. Settings that would change the result are refused with a MismatchError.
     Rank 0 decides, the others read what it chose; the folder must be shared between the nodes.
     """
     chosen: str | None = None
@@ -68,8 +75,10 @@ def find_start(
                     "move that run aside, or choose another --experiment"
                 )
         if container is not None:
-            check_state(container.state, str(path))
+            progress, _ = check_state(container.state, str(path))
             check_same_settings(container.state["settings"], settings, str(path))
+            if path is not None and path.parent == folder.path:
+                folder.complete(path, progress, checkpoint_interval)
         chosen = None if path is None else str(path)
     chosen = world.gather(chosen)[0]
     return None if chosen is None else read_container(Path(chosen))
@@ -121,20 +130,14 @@ class RunRecorder:
         """Counts the epoch, then writes its line and its checkpoints; a crash between loses nothing."""
         progress = self.state.progress
         progress.epoch, progress.update = epoch + 1, progress.update + trained.updates
-        stems = []
         if tested.top1 > progress.best_acc1:
-            progress.best_acc1 = tested.top1
-            stems.append(BEST)
+            progress.best_acc1, progress.best_update = tested.top1, progress.update
         if tested_ema is not None and tested_ema.top1 > progress.best_acc1_ema:
-            progress.best_acc1_ema = tested_ema.top1
-            stems.append(BEST_EMA)
-        interval = self.options.checkpoint_interval
-        if interval and (epoch + 1) % interval == 0:
-            stems.append(f"checkpoint-{progress.update:09d}")
-        stems.append(LATEST)  # last: whatever a crash leaves out is then written again, because the epoch is repeated
+            progress.best_acc1_ema, progress.best_update_ema = tested_ema.top1, progress.update
         if self.world.is_main:
             line = self._line(epoch, trained, tested, tested_ema)
             self.epoch_log.append(line)
+            stems = stems_of(progress, self.options.checkpoint_interval)
             self.state.save([self.folder.file(stem) for stem in stems], self.description)
             self.folder.prune(self.options.checkpoint_hist)
             if self.wandb is not None:

@@ -134,6 +134,15 @@ def read_container(path: Path) -> Container:
     return Container(tensors, json.loads(text))
 
 
+def peek_state(path: Path) -> dict[str, Any]:
+    """Returns what a file's header says, without verifying its content; empty for what cannot be read."""
+    try:
+        with _opened(path) as file:
+            return json.loads((file.metadata() or {}).get("state", "{}"))
+    except (WeightsError, ValueError):
+        return {}
+
+
 def is_container(path: Path) -> bool:
     """Whether the file says that it is a checkpoint of this project; its content is not verified."""
     with _opened(path) as file:

@@ -51,7 +51,9 @@ def find_start(
     """Opens the run's folder and returns the checkpoint to continue from, or None for a new run.
 
     resume: a checkpoint's path; `auto` or None continues the newest of the folder, if it holds a run.
-    restart: move what is in the folder aside. checkpoint_interval: of the numbered checkpoints. Settings that would change the result are refused with a MismatchError.
+    restart: move what is in the folder aside.
+    checkpoint_interval: epochs between numbered checkpoints, should a crash have left one out.
+    Settings that would change the result are refused with a MismatchError.
     Rank 0 decides, the others read what it chose; the folder must be shared between the nodes.
     """
     chosen: str | None = None

@@ -142,6 +142,7 @@ def _build_parser(
 ) -> tuple[_Parser, dict[str, Any]]:
     """Returns the parser and each setting's type. Values stay text here; `convert` gives them their types."""
     parser = _Parser(
+        usage=f"%(prog)s {'[DATA] ' if positional else ''}[--config YAML] [--SETTING VALUE ...]",
         description=description,
         epilog="every switch --x also has --no_x; none is null",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -66,7 +66,7 @@ fi
 
 logs=$(umask 077 && mktemp -d "${TMPDIR:-/tmp}/launch.XXXXXX")
 echo "logs of all processes: $logs" >&2
-launch=("$python" -W ignore -m paddle.distributed.launch --log_dir "$logs" --log_level ERROR)
+launch=("$python" -W ignore -m paddle.distributed.launch --log_dir "$logs" --log_level CRITICAL)
 if [ "$nodes" = 1 ]; then
   launch+=(--master "127.0.0.1:$port")
 else
@@ -87,10 +87,17 @@ fi
 # In the background, so that a signal reaches the launcher at once; it stops its processes.
 env -i "${kept[@]}" RUN_ERROR_DIR="$logs" "${launch[@]}" "$here/$script" "${arguments[@]}" &
 child=$!
-trap 'kill -TERM "$child" 2>/dev/null' TERM INT
+stopped=
+trap 'stopped=130; kill -TERM "$child" 2>/dev/null' INT
+trap 'stopped=143; kill -TERM "$child" 2>/dev/null' TERM
 code=0
 wait "$child" || code=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child" || code=$?; done
+
+if [ -n "$stopped" ]; then
+  echo "error: interrupted" >&2
+  exit "$stopped"
+fi
 
 # The first process that failed knows why; the launcher only saw how another one broke down.
 if [ "$code" != 0 ]; then

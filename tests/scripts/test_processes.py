@@ -4,6 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +133,30 @@ def test_the_reason_passes_through_the_launcher_whichever_rank_it_is(folder: Pat
     arguments = ("--data_dir", "rotten", *TINY, "--epochs", "1", "--experiment", "rotten")
     done = run("run.sh", "-g", "2", "-p", port(), *arguments, cwd=folder, code=65)
     assert "error: unreadable image rotten/train/" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_run_sh_stops_every_process(folder: Path, number: signal.Signals, code: int) -> None:
+    name = f"stopped{code}"
+    command = ["bash", str(ROOT / "run.sh"), "-g", "2", "-p", port(), "--data_dir", "data", *TINY, "--epochs", "400"]
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--experiment", name], cwd=folder, env=environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (folder / "output/train" / name / "checkpoint-latest.safetensors").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.terminate()  # as a scheduler does, to run.sh alone
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert "error: interrupted" in stderr
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 def test_no_secret_of_the_environment_is_written(folder: Path) -> None:

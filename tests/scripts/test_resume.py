@@ -123,6 +123,24 @@ def test_killed_between_two_checkpoints_of_a_save_loses_neither(folder: Path, wh
             np.testing.assert_array_equal(a.tensors[tensor], b.tensors[tensor], err_msg=tensor)
 
 
+def test_killed_in_the_very_first_save_starts_again(folder: Path, whole: str) -> None:
+    target = folder / "output/train/first"
+    target.mkdir(parents=True)
+    (target / "log.txt").write_text((folder / "output/train/whole/log.txt").read_text().splitlines()[0] + "\n")
+    (target / ".tmp-checkpoint-latest.safetensors-1").write_bytes(b"torn")
+    train(folder, "first", 3)
+    assert lines(folder, "first") == lines(folder, whole)
+    assert not list(target.glob(".tmp-*"))
+
+
+def test_restart_from_a_checkpoint_of_the_folder_itself(folder: Path, whole: str) -> None:
+    stop_after(folder, "self", whole, 1)
+    checkpoint = folder / "output/train/self/checkpoint-latest.safetensors"  # absolute; --output is relative
+    train(folder, "self", 3, "--restart", "--resume", str(checkpoint))
+    assert [line["epoch"] for line in lines(folder, "self")] == [1, 2]
+    assert lines(folder, "self") == lines(folder, whole)[1:]
+
+
 def start(folder: Path, experiment: str, epochs: int) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,

@@ -201,8 +201,9 @@ class RunFolder:
         )
 
     def has_run(self) -> bool:
-        """Whether something was trained here."""
-        return any(self.path.glob("checkpoint-*.safetensors")) or (self.path / "log.txt").exists()
+        """Whether something was trained here. One line of log alone is a run that was killed in its very first save."""
+        log = self.path / "log.txt"
+        return any(self.path.glob("checkpoint-*")) or (log.exists() and log.read_bytes().count(b"\n") > 1)
 
     def newest(self, log: Logger) -> tuple[Path, Container] | None:
         """Returns the verified checkpoint with the highest update, or None in a folder without a run.
@@ -235,7 +236,9 @@ class RunFolder:
         """Makes up for the copies of a checkpoint that a crash left out while it was saved."""
         for stem in stems_of(progress, interval):
             path = self.file(stem)
-            if path != source and (not path.exists() or peek_state(path).get("progress") != asdict(progress)):
+            if path.resolve() != source.resolve() and (
+                not path.exists() or peek_state(path).get("progress") != asdict(progress)
+            ):
                 copy_container(source, path)
 
     def prune(self, keep: int) -> None:

@@ -64,8 +64,8 @@ def find_start(
         if restart and folder.has_run():
             place = folder.move_aside()
             log.info(f"moved the earlier run to {place}")
-            if path is not None and folder.path in path.parents:
-                path = place / path.relative_to(folder.path)
+            if path is not None and not path.exists():  # it was in there
+                path = place / path.name
         newest = folder.newest(log)
         if path is None and newest is not None:
             path, container = newest
@@ -79,7 +79,7 @@ def find_start(
         if container is not None:
             progress, _ = check_state(container.state, str(path))
             check_same_settings(container.state["settings"], settings, str(path))
-            if path is not None and path.parent == folder.path:
+            if path is not None:
                 folder.complete(path, progress, checkpoint_interval)
         chosen = None if path is None else str(path)
     chosen = world.gather(chosen)[0]

@@ -198,4 +198,5 @@ def test_no_magnitude_makes_an_operation_fail() -> None:
         for magnitude in (0.0, 0.01, 5.0, 9.99, 10.0, 15.0):
             for increasing, negate in ((True, True), (True, False), (False, False)):
                 argument = argument_of(name, magnitude, increasing=increasing, negate=negate)
-                apply_operation(image, name, argument, fill=(0, 0, 0), resample=Image.Resampling.BICUBIC)
+                result = apply_operation(image, name, argument, fill=(0, 0, 0), resample=Image.Resampling.BICUBIC)
+                assert (result.mode, result.size) == (image.mode, image.size)

@@ -65,6 +65,8 @@ def convert(name: str, value: Any, hint: Any) -> Any:
 def _convert_tuple(name: str, value: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     values = value if isinstance(value, list | tuple) else [value]
     if arguments[-1] is Ellipsis:
+        if values in ([None], ["none"]):
+            return ()
         return tuple(convert(name, v, arguments[0]) for v in values)
     if len(values) != len(arguments):
         raise UsageError(f"{name} takes {len(arguments)} values; got {len(values)}: {' '.join(map(str, values))}")

@@ -1,0 +1,25 @@
+"""How a setting is declared and checked."""
+
+from dataclasses import field
+from typing import Any, Literal
+
+from util.errors import UsageError
+
+Scope = Literal["result", "place", "machine"]
+
+
+def setting(default: Any, help: str, *, flags: tuple[str, ...] = (), scope: Scope = "result", yaml: bool = True) -> Any:
+    """Declares a setting.
+
+    flags: other spellings on the command line.
+    scope: `result` settings change what a run computes and must be equal when it is resumed; `place` settings say where
+        things are and are saved with the run; `machine` settings are neither.
+    yaml: whether a YAML file may set it.
+    """
+    return field(default=default, metadata={"help": help, "flags": flags, "scope": scope, "yaml": yaml})
+
+
+def check(condition: bool, name: str, expected: str, value: object) -> None:
+    """Raises a UsageError that says what setting `name` must be, unless the condition holds."""
+    if not condition:
+        raise UsageError(f"{name} must be {expected}; got {value}")

@@ -1,0 +1,75 @@
+"""What only one of the scripts takes."""
+
+from dataclasses import dataclass
+
+from util.options.base import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """evaluation"""
+
+    checkpoints: tuple[str, ...] = setting(
+        (),
+        "instead of --resume: several checkpoints, one after the other; files, folders, globs",
+        scope="machine",
+        yaml=False,
+    )
+    output: str | None = setting(None, "write each image's result to this .jsonl or .csv", scope="machine", yaml=False)
+    report: str | None = setting(
+        None,
+        "folder for tables and pictures: per-class accuracy, confusion matrix, calibration",
+        scope="machine",
+        yaml=False,
+    )
+    subset: str | None = setting(
+        None,
+        "let the model choose among fewer classes: folders (those that the split has), or a file with a class a line",
+        scope="machine",
+        yaml=False,
+    )
+    real_labels: str | None = setting(
+        None,
+        "file with ImageNet's ReaL labels (real.json): also print the accuracy by them",
+        scope="machine",
+        yaml=False,
+    )
+    flip: bool = setting(False, "mean of each image's and its mirror image's logits", scope="machine", yaml=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """prediction"""
+
+    infer_imgs: tuple[str, ...] = setting(
+        (), "images: files, folders (recursive), globs, @list.txt", scope="machine", yaml=False
+    )
+    output: str | None = setting(
+        None, "write results to this .jsonl or .csv instead of standard output", scope="machine", yaml=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """export"""
+
+    output: str | None = setting(None, "folder for the exported files", scope="machine", yaml=False)
+    dynamic_size: bool = setting(False, "leave height and width open", scope="machine", yaml=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferOptions:
+    """inference"""
+
+    model_dir: str | None = setting(None, "folder with an exported model", scope="machine", yaml=False)
+    model_file: str | None = setting(None, "exported program, .json or .pdmodel", scope="machine", yaml=False)
+    params_file: str | None = setting(
+        None, "its parameters, .pdiparams; none: beside the program", scope="machine", yaml=False
+    )
+    input_file: tuple[str, ...] = setting(
+        (), "images: files, folders (recursive), globs, @list.txt", scope="machine", yaml=False
+    )
+    output: str | None = setting(
+        None, "write results to this .jsonl or .csv instead of standard output", scope="machine", yaml=False
+    )
+    onednn: bool = setting(True, "use oneDNN on CPU", flags=("--enable_mkldnn",), scope="machine", yaml=False)

@@ -1,22 +1,28 @@
-"""Evaluates a checkpoint on a labelled split: exact top-1, top-5 and loss, for any number of processes.
+"""Evaluates checkpoints on a labelled split: exact top-1, top-5 and loss, for any number of processes.
 
     python eval.py DATA --resume CHECKPOINT
     python eval.py --config configs/train/cvt/cvt_13_224x224.yaml --data_dir DATA --resume CHECKPOINT
+    python eval.py DATA --resume CHECKPOINT --report report/ --output images.csv --flip
+    python eval.py imagenet-a --val_split . --resume CHECKPOINT --subset folders
+    python eval.py DATA --checkpoints output/train/cvt_13_224x224 --report report/
 
-Standard output is one JSON object {"images", "top1", "top5", "loss"}, accuracies in percent.
+Standard output is one JSON object {"images", "top1", "top5", "loss"} a checkpoint, accuracies in percent; with
+--real_labels also "real_top1", "real_top5", "real_images", with --report "ece", with --checkpoints first "checkpoint".
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from util import options, runtime
-from util.errors import MismatchError, run_script
+from util.checkpoint import collect_checkpoints
+from util.errors import NonFiniteLossError, UsageError, WeightsError, run_script
 from util.settings import Settings, parse
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings(Settings):
+    evaluation: options.EvalOptions
     data: options.DataOptions
     names: options.ClassNamesOptions
     batch: options.BatchOptions
@@ -31,62 +37,70 @@ class EvalSettings(Settings):
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings = parse(EvalSettings, argv, description=__doc__ or "", positional="data_dir")
+    several = bool(settings.evaluation.checkpoints)
+    sources = choose_weights(settings)
     arithmetic = runtime.start(settings.threads.cpu_threads)
 
     # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
     from models import create_model, model_defaults
     from util import distributed
-    from util.data.dataset import load_split
-    from util.data.loader import eval_loader
-    from util.data.sampler import EvalBatches
-    from util.evaluate import evaluate
+    from util.evaluation.outputs import Outputs
+    from util.evaluation.task import Task, agree, make_task, run_task
     from util.log import start_logging
     from util.restore import restore
 
     world, notes = distributed.start(settings.device.device)
     log = start_logging(is_main=world.is_main)
-
-    # Weights, and what they say about preprocessing and classes
-    trained = restore(
-        settings.weights,
-        settings.model,
-        settings.preprocess,
-        use_ema=settings.ema.use_ema,
-        names_file=settings.names.class_names,
-        create_model=create_model,
-        model_defaults=model_defaults,
-    )
-
-    # Data
-    images = load_split(
-        settings.data.data_dir,
-        settings.data.val_split,
-        list_path=settings.data.cls_label_path_val,
-        delimiter=settings.data.delimiter,
-        class_names=trained.class_folders,
-        num_classes=trained.num_classes,
-    )
-    if (
-        trained.class_folders is None
-        and images.class_names is not None
-        and len(images.class_names) != trained.num_classes
-    ):
-        raise MismatchError(
-            f"{settings.data.data_dir}/{settings.data.val_split} has {len(images.class_names)} class folders, "
-            f"the weights {trained.num_classes} classes; give a list file with --cls_label_path_val"
-        )
-    batches = EvalBatches(
-        num_images=len(images), batch_size=settings.batch.batch_size, rank=world.rank, world_size=world.size
-    )
-    loader = eval_loader(images, batches, trained.preprocessing, settings.loader.num_workers)
-
-    # Evaluation
-    for note in [*notes, str(arithmetic), f"{trained.name} on {len(images)} images, {trained.preprocessing}"]:
+    for note in [*notes, str(arithmetic)]:
         log.info(note)
-    [metrics] = evaluate([trained.model], loader, world, num_batches=len(batches))
-    if world.is_main:
-        log.info(f"top-1 {metrics.top1:.3f}  top-5 {metrics.top5:.3f}  loss {metrics.loss:.4f}")
-        print(json.dumps(asdict(metrics)))
+    outputs = Outputs(settings.evaluation, settings.data, log) if world.is_main else None
+
+    def prepare(weights: options.WeightsOptions) -> Task:
+        trained = restore(
+            weights,
+            settings.model,
+            settings.preprocess,
+            use_ema=settings.ema.use_ema,
+            names_file=settings.names.class_names,
+            create_model=create_model,
+            model_defaults=model_defaults,
+        )
+        return make_task(trained, settings.data, settings.evaluation)
+
+    # One of several checkpoints that cannot be used does not keep the others from being evaluated.
+    failed = []
+    for weights in sources:
+        source = str(weights.resume or weights.pretrained)
+        try:
+            task = agree(partial(prepare, weights), world) if several else prepare(weights)
+            log.info(str(task))
+            results = run_task(task, world, batch_size=settings.batch.batch_size, loading=settings.loader)
+        except (WeightsError, NonFiniteLossError) as error:
+            if not several:
+                raise
+            failed.append(source)
+            if outputs is not None:
+                outputs.add_failure(source, str(error))
+            continue
+        if outputs is not None:
+            outputs.add(source, task, results)
+    if outputs is not None:
+        outputs.finish()
+    world.barrier()  # the launcher ends all processes as soon as one has failed
+    if failed:
+        raise WeightsError(f"{len(failed)} of {len(sources)} checkpoints were not evaluated: {', '.join(failed)}")
+
+
+def choose_weights(settings: EvalSettings) -> list[options.WeightsOptions]:
+    """Returns the weights to evaluate, one file each. On the command line they replace a recipe's `pretrained`."""
+    chosen, names = settings.weights, settings.evaluation.checkpoints
+    if "pretrained" not in settings.on_command_line and (names or chosen.resume is not None):
+        chosen = replace(chosen, pretrained=None)
+    if not names:
+        return [chosen]
+    if chosen.resume is not None or chosen.pretrained is not None:
+        raise UsageError("give either --checkpoints, or one of --resume and --pretrained")
+    return [replace(chosen, resume=file) for file in collect_checkpoints(names)]
 
 
 if __name__ == "__main__":

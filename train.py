@@ -3,11 +3,12 @@
     python train.py DATA --config configs/train/cvt/cvt_13_224x224.yaml
     python -m paddle.distributed.launch --gpus=0,1,2,3 train.py DATA --config configs/train/cvt/cvt_13_224x224.yaml
 
-The same command started again continues the run.
+The same command started again continues the run. --dry_run tries everything on one batch and writes nothing.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from logging import Logger
 from typing import TYPE_CHECKING
 
@@ -17,22 +18,30 @@ from util.errors import UsageError, run_script
 from util.settings import Settings, parse, to_plain
 
 if TYPE_CHECKING:
+    from util.distributed import World
     from util.train.checkpoint import TrainState
+    from util.train.data import TrainingData
+    from util.train.schedule import Schedule
     from util.weights.container import Container
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
     data: options.DataOptions
+    train_data: options.TrainDataOptions
     names: options.ClassNamesOptions
     batch: options.BatchOptions
     loader: options.LoaderOptions
     preprocess: options.PreprocessOptions
     augment: options.AugmentOptions
+    mix: options.MixOptions
+    loss: options.LossOptions
     model: options.ModelOptions
     regularisation: options.RegularisationOptions
     weights: options.WeightsOptions
     optim: options.OptimOptions
+    precision: options.PrecisionOptions
+    ema: options.EmaOptions
     schedule: options.ScheduleOptions
     device: options.DeviceOptions
     threads: options.ThreadOptions
@@ -49,15 +58,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import paddle
 
-    from models import count_macs, count_parameters, model_defaults
+    from models import model_defaults
     from util import distributed
     from util.evaluate import evaluate
     from util.log import log_to_file, start_logging
-    from util.train.checkpoint import RunFolder
-    from util.train.data import TrainingData, load_splits
+    from util.train.dry_run import dry_run
     from util.train.epoch import train_one_epoch
-    from util.train.plan import log_decay_groups, log_plan
-    from util.train.run import RunRecorder, describe_run, find_start
+    from util.train.loss import make_loss
+    from util.train.run import RunRecorder, start_run
+    from util.train.schedule import Schedule
     from util.train.step import TrainStep
 
     # Device and processes
@@ -66,71 +75,60 @@ def main(argv: Sequence[str] | None = None) -> None:
     for note in [*notes, f"{arithmetic}; device {paddle.device.get_device()}"]:
         log.info(note)
     if paddle.device.get_device() == "cpu":
-        settings = replace(settings, optim=without_gpu_only(settings, log))
+        settings = without_gpu_only(settings, log)
 
     # Data
     preprocessing = resolve_preprocessing(settings.preprocess, model_defaults(name))
-    splits = load_splits(settings.data, num_classes=settings.model.num_classes, names_file=settings.names.class_names)
-    data = TrainingData(
-        splits,
-        preprocessing=preprocessing,
-        augment=settings.augment,
-        batch_size=settings.batch.batch_size,
-        num_workers=settings.loader.num_workers,
-        eval_batch_size=settings.run.validation_batch_size or settings.batch.batch_size,
-        seed=settings.run.seed,
-        world=world,
-    )
+    data = load_data(settings, preprocessing, world)
+    schedule = Schedule(settings.schedule, images_per_update=data.images_per_update(settings.optim.update_freq))
 
     # The run: its folder, where it continues, what it trains
-    config = to_plain(settings) | preprocessing.to_plain() | {"num_classes": splits.num_classes}
-    result = {k: v for k, v in config.items() if k in to_plain(settings, frozenset({"result"}))}
-    description = describe_run(splits, config=config, result=result, processes=world.size, threads=arithmetic.threads)
-    folder = RunFolder(settings.run.output, settings.run.experiment or name)
-    container = find_start(
-        folder,
-        resume=settings.weights.resume,
-        restart=settings.run.restart,
-        checkpoint_interval=settings.run.checkpoint_interval,
-        settings=description["settings"],
-        world=world,
-        log=log,
-    )
-    epochs = remaining_epochs(settings, container)
-    if container is not None:
-        found = container.state["progress"]
-        log.info(f"{folder.path}: found epoch {found['epoch']}, update {found['update']}")
-        if settings.schedule.start_epoch is not None and epochs.start != settings.schedule.start_epoch:
-            log.info("--start_epoch was for the start of this run; it continues at its own epoch")
+    start = None
+    if not settings.run.dry_run:
+        start = start_run(
+            settings.run,
+            data.splits,
+            config=to_plain(settings) | preprocessing.to_plain() | {"num_classes": data.splits.num_classes},
+            result_names=to_plain(settings, frozenset({"result"})).keys(),
+            resume=settings.weights.resume,
+            threads=arithmetic.threads,
+            world=world,
+            log=log,
+        )
+    container = None if start is None else start.container
+    epochs = remaining_epochs(settings, container, log)
     if not epochs:
-        log.info(f"{folder.path}: this run is finished; --restart starts anew, --experiment NAME starts another")
+        log.info("this run is finished; --restart starts anew, --experiment NAME starts another")
         return
-    if world.is_main:
-        log_to_file(log, folder.path / "train.log")
+    if start is not None and world.is_main:
+        log_to_file(log, start.folder.path / "train.log")
     state = build_state(
-        name, settings, preprocessing, splits.num_classes, log, processes=world.size, from_nothing=container is None
+        settings, preprocessing, data.splits.num_classes, log, processes=world.size, from_nothing=container is None
     )
-    if container is not None:
-        state.restore(container, str(folder.path))
+    if start is not None and container is not None:
+        state.restore(container, str(start.folder.path))
     state.progress.epoch = epochs.start
-    recorder = RunRecorder(
-        folder, state, options=settings.run, description=description, config=config, world=world, log=log
+    step = TrainStep(
+        state, optim=settings.optim, precision=settings.precision, loss=make_loss(settings.loss), world=world
     )
-
-    # What is about to happen
-    macs = count_macs(state.model, preprocessing.input_size)
-    log.info(f"{name}: {count_parameters(state.model):,} parameters, {macs / 1e9:.3f} GMACs an image")
-    log_plan(log, splits=splits, sampler=data.sampler, optim=settings.optim, schedule=settings.schedule)
-    log_decay_groups(log, state.model, settings.optim)
+    log_what_happens(settings, preprocessing, data, state, schedule, log)
+    if start is None:
+        found = dry_run(
+            step, data, state, epochs=epochs, schedule=schedule, output=settings.run.output, world=world, log=log
+        )
+        if world.is_main:
+            print(json.dumps(asdict(found)))
+        return
 
     # Loop
-    step = TrainStep(state, settings.optim, world)
+    recorder = RunRecorder(start, state, options=settings.run, world=world, log=log)
     for epoch in epochs:
         trained = train_one_epoch(
             step,
             data,
             epoch=epoch,
-            schedule=settings.schedule,
+            first_update=state.progress.update,
+            schedule=schedule,
             log=log,
             log_interval=settings.run.log_interval,
             world=world,
@@ -141,31 +139,62 @@ def main(argv: Sequence[str] | None = None) -> None:
     recorder.close()
 
 
-def without_gpu_only(settings: TrainSettings, log: Logger) -> options.OptimOptions:
-    """Returns the optimisation options without what Paddle has no CPU kernels for.
+def without_gpu_only(settings: TrainSettings, log: Logger) -> TrainSettings:
+    """Returns the settings without what Paddle has no CPU kernels for.
 
     From a recipe they are turned off with a warning, so that any recipe can be tried on a CPU; asked for on the command
     line they are a UsageError.
     """
-    wanted = [flag for flag in ("amp", "sync_bn") if getattr(settings.optim, flag)]
-    asked = [f"--{flag}" for flag in wanted if flag in settings.on_command_line]
+    wanted = [name for name, on in (("amp", settings.precision.amp), ("sync_bn", settings.optim.sync_bn)) if on]
+    asked = [f"--{name}" for name in wanted if name in settings.on_command_line]
     if asked:
         raise UsageError(f"{' and '.join(asked)} needs a GPU: Paddle has no CPU kernels for it; leave it out")
     if wanted:
         log.warning(f"{' and '.join(wanted)} of the recipe needs a GPU; off on this CPU")
-    return replace(settings.optim, amp=False, sync_bn=False)
+    return replace(
+        settings,
+        optim=replace(settings.optim, sync_bn=False),
+        precision=replace(settings.precision, amp=False),
+    )
 
 
-def remaining_epochs(settings: TrainSettings, container: "Container | None") -> range:
+def remaining_epochs(settings: TrainSettings, container: "Container | None", log: Logger) -> range:
     """Returns the epochs to train. `--start_epoch` counts for a new run, and for one that `--resume` names."""
     start = settings.schedule.start_epoch
     if container is not None and (start is None or settings.weights.resume in (None, "auto")):
-        start = container.state["progress"]["epoch"]
+        found = container.state["progress"]["epoch"]
+        if start is not None and start != found:
+            log.info("--start_epoch was for the start of this run; it continues at its own epoch")
+        start = found
     return range(start or 0, settings.schedule.epochs + settings.schedule.cooldown_epochs)
 
 
+def load_data(settings: TrainSettings, preprocessing: Preprocessing, world: "World") -> "TrainingData":
+    """Returns both splits and their batches."""
+    from util.train.data import TrainingData, load_splits
+
+    splits = load_splits(
+        settings.data,
+        settings.train_data,
+        num_classes=settings.model.num_classes,
+        names_file=settings.names.class_names,
+        seed=settings.run.seed,
+    )
+    return TrainingData(
+        splits,
+        preprocessing=preprocessing,
+        augment=settings.augment,
+        mix=settings.mix,
+        smoothing=settings.loss.smoothing,
+        loader=settings.loader,
+        batch_size=settings.batch.batch_size,
+        eval_batch_size=settings.run.validation_batch_size or settings.batch.batch_size,
+        seed=settings.run.seed,
+        world=world,
+    )
+
+
 def build_state(
-    name: str,
     settings: TrainSettings,
     preprocessing: Preprocessing,
     num_classes: int,
@@ -181,34 +210,58 @@ def build_state(
     import paddle
 
     from models import create_model
+    from util.train.batch_norm import synchronise_batch_norm
     from util.train.checkpoint import Progress, TrainState
     from util.train.ema import ModelEma
+    from util.train.freeze import freeze
     from util.train.optim import create_optimizer
+    from util.train.precision import make_scaler
     from util.weights import load_pretrained
 
     optim, path = settings.optim, settings.weights.pretrained
     paddle.seed(settings.run.seed)  # the same on every process
     model = create_model(
-        name,
+        str(settings.model.model),
         num_classes=num_classes,
         img_size=preprocessing.input_size[1:],
+        in_chans=preprocessing.input_size[0],
         drop_rate=settings.regularisation.drop_rate,
         drop_path_rate=settings.regularisation.drop_path_rate,
     )
     if path is not None and from_nothing:
-        replaced = load_pretrained(model, path)
-        log.info(
-            f"weights from {path}" + (f"; a new head: {', '.join(replaced)} had another shape" if replaced else "")
-        )
-    if optim.sync_bn and processes > 1:
-        model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        log.info(f"weights from {path}{load_pretrained(model, path)}")
+    if optim.freeze:
+        frozen = freeze(model, optim.freeze)
+        log.info(f"frozen by {' '.join(optim.freeze)}: {len(frozen)} tensors")
+    if optim.sync_bn and processes > 1:  # after freezing: statistics that do not move need no batch
+        synchronise_batch_norm(model)
+    if optim.grad_checkpointing:
+        model.set_grad_checkpointing(True)
     return TrainState(
         model,
         create_optimizer(model, optim),
-        ema=ModelEma(model, optim.model_ema_decay) if optim.model_ema else None,
-        scaler=paddle.amp.GradScaler(enable=optim.amp and optim.amp_dtype == "float16", init_loss_scaling=2.0**16),
+        ema=ModelEma(model, settings.ema) if settings.ema.model_ema else None,
+        scaler=make_scaler(settings.precision),
         progress=Progress(),
     )
+
+
+def log_what_happens(
+    settings: TrainSettings,
+    preprocessing: Preprocessing,
+    data: "TrainingData",
+    state: "TrainState",
+    schedule: "Schedule",
+    log: Logger,
+) -> None:
+    """Logs what is about to be trained on what, and how."""
+    from models import count_macs, count_parameters
+    from util.train.plan import log_parameter_groups, log_plan
+
+    macs = count_macs(state.model, preprocessing.input_size)
+    log.info(f"{settings.model.model}: {count_parameters(state.model):,} parameters, {macs / 1e9:.3f} GMACs an image")
+    log_plan(log, data=data, optim=settings.optim, schedule=schedule)
+    log_parameter_groups(log, state.model, settings.optim)
 
 
 if __name__ == "__main__":

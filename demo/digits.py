@@ -29,3 +29,15 @@ def write_digits(folder: Path, *, seed: int = 0) -> tuple[int, int]:
             Image.fromarray(pixels).save(target)
             counts[split] += 1
     return counts["train"], counts["val"]
+
+
+def write_even_odd(folder: Path) -> None:
+    """Writes list files that label the digits of `write_digits` by whether they are odd, and the names of both classes.
+
+    `train_even_odd.txt` and `val_even_odd.txt`: lines `path label`, 0 even, 1 odd. `even_odd.txt`: lines `id name`.
+    """
+    for split in ("train", "val"):
+        paths = sorted(path.relative_to(folder) for path in (folder / split).rglob("*.png"))
+        lines = [f"{path} {int(path.parts[1].partition('_')[0]) % 2}\n" for path in paths]
+        (folder / f"{split}_even_odd.txt").write_text("".join(lines), encoding="utf-8")
+    (folder / "even_odd.txt").write_text("0 even\n1 odd\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The whole chain on small real data: train, evaluate, predict, export, infer, and a report with pictures.
+"""The whole chain on small real data: train, evaluate, predict, export, infer, fine-tune, and a report with pictures.
 
     python demo/run.py
 
@@ -25,7 +25,7 @@ from PIL import Image
 # Python started on a file looks for modules beside it, not in the repository's root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo.digits import write_digits
+from demo.digits import write_digits, write_even_odd
 from util.errors import MismatchError, SaveError, UsageError, UserError, run_script
 from util.prediction import Prediction
 from util.settings import read_yaml
@@ -33,8 +33,9 @@ from util.settings import read_yaml
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "output" / "demo"
 CONFIG = ROOT / "demo" / "digits.yaml"
-RUN = "train"  # name of the run's folder
-NUM_STEPS = 8
+FINE_TUNE_CONFIG = "demo/even_odd.yaml"
+RUN, FINE_TUNED = "train", "even_odd"  # names of the runs' folders
+NUM_STEPS = 9
 TIE = 1e-6  # scores nearer than this may change places between two programs
 ROUNDING = 1e-5  # scores of the same model in two programs differ by less
 
@@ -60,6 +61,9 @@ class Places:
         self.predicted = f"{output}/predict.jsonl"
         self.inferred = f"{output}/infer.jsonl"
         self.export = f"{output}/export"
+        self.even_odd_names = f"{output}/data/even_odd.txt"
+        self.fine_tuned = f"{output}/{FINE_TUNED}/checkpoint-latest.safetensors"
+        self.fine_tuned_metrics = f"{output}/eval_even_odd.json"
         self.report = f"{output}/report.png"
         self.summary = f"{output}/summary.json"
 
@@ -186,6 +190,15 @@ def run_demo(output: Path, config: Path) -> None:
         if difference > ROUNDING:
             raise MismatchError(f"that is more than rounding, {ROUNDING:.0e}; please report it")
 
+    with steps.step("fine-tune", f"give the model a new head that tells even from odd, with {FINE_TUNE_CONFIG}"):
+        write_even_odd(output / "data")
+        even_odd = ("--config", FINE_TUNE_CONFIG, "--class_names", places.even_odd_names)
+        run_command("train.py", places.data, *even_odd, "--pretrained", places.checkpoint,
+                    "--output", places.output, "--experiment", FINE_TUNED)  # fmt: skip
+        run_command("eval.py", places.data, *even_odd, "--resume", places.fine_tuned,
+                    stdout=places.fine_tuned_metrics)  # fmt: skip
+        fine_tuned = json.loads((ROOT / places.fine_tuned_metrics).read_text(encoding="utf-8"))
+
     with steps.step("report", f"draw curves, confusion matrix and pictures: {places.report}"):
         settings = read_yaml(ROOT / places.run / "args.yaml")
         draw(places, predictions, settings, top1=metrics["top1"])
@@ -200,6 +213,8 @@ def run_demo(output: Path, config: Path) -> None:
             "loss": metrics["loss"],
             "predict_infer_max_diff": difference,
             "train_seconds": steps.seconds["train"],
+            "fine_tune_top1": fine_tuned["top1"],
+            "fine_tune_seconds": steps.seconds["fine-tune"],
             "total_seconds": time.perf_counter() - started,
             "step_seconds": dict(steps.seconds),
         }
@@ -247,6 +262,8 @@ def conclude(places: Places, summary: dict[str, Any]) -> None:
         "top1": f"{summary['top1']:.2f} % of the held-out pictures",
         "predict_infer_max_diff": f"{summary['predict_infer_max_diff']:.1e}",
         "train_seconds": f"{summary['train_seconds']:.1f}",
+        "fine_tune_top1": f"{summary['fine_tune_top1']:.2f} % of the held-out pictures, even or odd",
+        "fine_tune_seconds": f"{summary['fine_tune_seconds']:.1f}",
         "total_seconds": f"{summary['total_seconds']:.1f}",
     }
     say("")

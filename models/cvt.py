@@ -17,7 +17,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from models.layers import DropPath, Mlp, ScaledDotProduct, normal_, uniform_fan_in_
+from models.layers import DropPath, Mlp, ScaledDotProduct, normal_, recompute_block, uniform_fan_in_
 from models.registry import ModelInfo, register_model
 
 ProjectionMethod = Literal["dw_bn", "avg", "linear"]
@@ -189,6 +189,7 @@ class CvTStage(nn.Layer):
         drop_path_rate: float,
     ) -> None:
         super().__init__()
+        self.grad_checkpointing = False
         self.patch_embed = ConvEmbed(in_chans, stage)
         if stage.cls_token:
             self.cls_token = self.create_parameter([1, 1, stage.embed_dim])
@@ -208,8 +209,9 @@ class CvTStage(nn.Layer):
         if self.cls_token is not None:
             x = paddle.concat([self.cls_token.expand([x.shape[0], -1, -1]), x], axis=1)  # (B, H W, C) -> (B, N, C)
         x = self.pos_drop(x)
+        recomputed = self.grad_checkpointing and self.training
         for block in self.blocks:
-            x = block(x, height, width)
+            x = recompute_block(block, x, (height, width)) if recomputed else block(x, height, width)
         return x, height, width
 
 
@@ -272,6 +274,22 @@ class CvT(nn.Layer):
     def no_weight_decay(self) -> set[str]:
         """Returns the names of parameters that weight decay must leave alone besides biases and norms."""
         return {name for name, _ in self.named_parameters() if name.endswith("cls_token")}
+
+    def layer_order(self) -> list[tuple[str, ...]]:
+        """Returns the layers from the input to the head, each as beginnings of parameter names.
+
+        Each token embedding (with its class token) and each block is a layer; the last norm and the head are one.
+        """
+        layers: list[tuple[str, ...]] = []
+        for i in range(self.num_stages):
+            layers.append((f"stage{i}.patch_embed", f"stage{i}.cls_token"))
+            layers += [(f"stage{i}.blocks.{j}",) for j in range(len(getattr(self, f"stage{i}").blocks))]
+        return [*layers, ("norm", "head")]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes each block in the backward pass instead of keeping its activations; only in training."""
+        for i in range(self.num_stages):
+            getattr(self, f"stage{i}").grad_checkpointing = enable
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) -> normalised tokens of the last stage (B, N, C), the class token first."""

@@ -3,9 +3,13 @@
 B batch, N tokens, C channels, h heads, d head dim, T query tokens, S key tokens.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
+from paddle.distributed.fleet.utils import recompute
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -60,6 +64,41 @@ class ScaledDotProduct(nn.Layer):
         attn = (q * self.scale) @ k.transpose([0, 1, 3, 2])  # (B, h, T, d) @ (B, h, d, S) -> (B, h, T, S)
         attn = self.drop(F.softmax(attn, axis=-1))
         return attn @ v  # (B, h, T, S) @ (B, h, S, d) -> (B, h, T, d)
+
+
+def recompute_block(block: nn.Layer, x: Tensor, sizes: tuple[int, ...] = ()) -> Tensor:
+    """Returns block(x, *sizes), keeping x alone of its activations: the backward pass runs the block once more.
+
+    Output, gradients and BatchNorm's running statistics are those of block(x, *sizes): the second run draws the same
+    dropout, computes in the same precision, and leaves the statistics alone. Paddle's reentrant variant, its default,
+    is not used: under DataParallel it fails, since each block would end a backward pass of its own.
+    """
+    if x.stop_gradient:  # frozen so far: nothing to keep, or the first trained block, which Paddle would warn about
+        return block(x, *sizes)
+    first = True
+
+    def run(x: Tensor) -> Tensor:
+        nonlocal first
+        context = contextlib.nullcontext() if first else _keep_statistics(block)
+        first = False
+        with context:
+            return block(x, *sizes)
+
+    return recompute(run, x, use_reentrant=False)
+
+
+@contextlib.contextmanager
+def _keep_statistics(layer: nn.Layer) -> Iterator[None]:
+    """Within it, every BatchNorm normalises as ever but does not move its running statistics."""
+    norms = [x for x in layer.sublayers() if isinstance(x, nn.BatchNorm2D | nn.SyncBatchNorm)]
+    momenta = [norm._momentum for norm in norms]
+    for norm in norms:
+        norm._momentum = 1.0  # running = momentum running + (1 - momentum) batch
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm._momentum = momentum
 
 
 def normal_(parameter: Tensor, std: float = 0.02) -> None:

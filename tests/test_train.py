@@ -8,59 +8,74 @@ import paddle
 import pytest
 from paddle import nn
 
-from models import create_model, model_defaults
+from models import model_defaults
 from train import TrainSettings, build_state
 from util.data.preprocessing import resolve_preprocessing
 from util.distributed import World
 from util.options import PreprocessOptions
 from util.settings import parse
 from util.train.checkpoint import TrainState
+from util.train.loss import make_loss
 from util.train.step import TrainStep
 from util.weights.container import Container
+
+DESCRIPTION: dict[str, Any] = {
+    "model": {"name": "cvt_nano_32x32", "num_classes": 3},
+    "preprocess": resolve_preprocessing(PreprocessOptions(), model_defaults("cvt_nano_32x32")).to_plain(),
+    "classes": {"folders": None, "names": ["a", "b", "c"]},
+    "settings": {},
+}
+STATE = DESCRIPTION | {"progress": {}, "scaler": {}}
 
 
 def build(*arguments: str, processes: int = 1) -> TrainState:
     settings = parse(TrainSettings, ["--model", "cvt_nano_32x32", *arguments], description="")
     preprocessing = resolve_preprocessing(settings.preprocess, model_defaults("cvt_nano_32x32"))
     log = logging.getLogger("test")
-    return build_state("cvt_nano_32x32", settings, preprocessing, 3, log, processes=processes, from_nothing=True)
+    return build_state(settings, preprocessing, 3, log, processes=processes, from_nothing=True)
 
 
 @pytest.mark.parametrize(("flags", "processes", "converted"), [
-    (["--sync_bn"], 2, True), (["--sync_bn"], 1, False), ([], 2, False),
+    (["--sync_bn"], 2, True), (["--sync_bn"], 1, False), ([], 2, False), (["--sync_bn", "--freeze", "bn"], 2, False),
 ])  # fmt: skip
-def test_batch_norm_is_converted_before_optimizer_and_average_see_it(
-    flags: list[str], processes: int, converted: bool, monkeypatch: pytest.MonkeyPatch
+def test_batch_norm_is_converted_with_several_processes_unless_it_is_frozen(
+    flags: list[str], processes: int, converted: bool
 ) -> None:
-    seen: list[nn.Layer] = []
-    other = create_model("cvt_nano_32x32", num_classes=3)
-
-    def convert(model: nn.Layer) -> nn.Layer:
-        seen.append(model)
-        return other
-
-    monkeypatch.setattr(nn.SyncBatchNorm, "convert_sync_batchnorm", convert)
     state = build(*flags, "--model_ema", processes=processes)
-    assert bool(seen) == converted
-    assert (state.model is other) == converted
+    for model in state.models():
+        norms = [layer for layer in model.sublayers() if isinstance(layer, nn.BatchNorm2D | nn.SyncBatchNorm)]
+        assert [isinstance(layer, nn.SyncBatchNorm) for layer in norms] == [converted] * 12
     optimized = {p.name for p in state.optimizer._parameter_list}
     assert optimized == {p.name for p in state.model.parameters() if not p.stop_gradient}
+
+
+def test_frozen_weights_are_neither_trained_nor_missed_by_a_resumed_run(tmp_path: Any) -> None:
+    state = build("--freeze", "backbone", "--model_ema")
+    assert {p.name for p in state.optimizer._parameter_list} == {p.name for p in state.model.head.parameters()}
+    tensors = state.tensors()
+    assert {k.rpartition("/")[2] for k in tensors if k.startswith("optim/")} == {"head.weight", "head.bias"}
+    build("--freeze", "backbone", "--model_ema").restore(Container(tensors, STATE), "here")
+
+
+def test_gradient_checkpointing_reaches_the_model() -> None:
+    assert build("--grad_checkpointing").model.stage2.grad_checkpointing
+    assert not build().model.stage2.grad_checkpointing
 
 
 @pytest.mark.parametrize(("flags", "enabled"), [
     (["--amp"], True), (["--amp", "--amp_dtype", "bfloat16"], False), ([], False),
 ])  # fmt: skip
 def test_loss_is_scaled_for_fp16_alone(flags: list[str], enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[dict[str, Any]] = []
-    scaler = paddle.amp.GradScaler
+    told: list[bool] = []
+    create = paddle.amp.GradScaler.__init__
 
-    def record(**arguments: Any) -> paddle.amp.GradScaler:
-        told.append(arguments)
-        return scaler(enable=False)
+    def record(scaler: paddle.amp.GradScaler, enable: bool = True, **arguments: Any) -> None:
+        told.append(enable)
+        create(scaler, enable=False)
 
-    monkeypatch.setattr(paddle.amp, "GradScaler", record)
+    monkeypatch.setattr(paddle.amp.GradScaler, "__init__", record)
     build(*flags)
-    assert told == [{"enable": enabled, "init_loss_scaling": 2.0**16}]
+    assert told == [enabled]
 
 
 def enabled_scaler() -> paddle.amp.GradScaler:
@@ -86,11 +101,7 @@ def test_scale_of_fp16_survives_a_checkpoint(tmp_path: Any) -> None:
     state.scaler._scale = paddle.to_tensor([1024.0])
     state.scaler._incr_count = 7
     train_once(state)
-    preprocess = resolve_preprocessing(PreprocessOptions(), model_defaults("cvt_nano_32x32")).to_plain()
-    classes = {"folders": None, "names": ["a", "b", "c"]}
-    model = {"name": "cvt_nano_32x32", "num_classes": 3}
-    description = {"model": model, "preprocess": preprocess, "classes": classes, "settings": {}}
-    state.save([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], description)
+    state.save([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], DESCRIPTION)
     from util.weights.container import read_container
 
     container: Container = read_container(tmp_path / "b.safetensors")
@@ -121,4 +132,13 @@ def test_average_and_model_get_the_mean_of_the_statistics() -> None:
 def test_a_single_process_is_not_wrapped() -> None:
     state = build()
     settings = parse(TrainSettings, ["--model", "cvt_nano_32x32"], description="")
-    assert TrainStep(state, settings.optim, World(rank=0, size=1)).model is state.model
+    assert (
+        TrainStep(
+            state,
+            optim=settings.optim,
+            precision=settings.precision,
+            loss=make_loss(settings.loss),
+            world=World(rank=0, size=1),
+        ).model
+        is state.model
+    )

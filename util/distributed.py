@@ -33,6 +33,13 @@ class World:
         dist.all_reduce(tensor)
         return tensor.numpy()
 
+    def largest(self, values: np.ndarray) -> np.ndarray:
+        """Returns the element-wise float64 maximum of every process's array (same shape everywhere)."""
+        tensor = paddle.to_tensor(values.astype(np.float64))
+        if self.size > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor.numpy()
+
     def mean_(self, tensors: list[paddle.Tensor]) -> None:
         """Replaces each tensor by its mean over the processes, in place."""
         if self.size == 1:

@@ -56,6 +56,12 @@ class NonFiniteLossError(UserError):
     exit_code = 76
 
 
+class UntrustedFileError(UserError):
+    """A file asks for code to be run while it is read; it is refused."""
+
+    exit_code = 77
+
+
 class MismatchError(UserError):
     """Two things that must agree do not: settings and checkpoint, model and weights, export and input."""
 
@@ -63,6 +69,7 @@ class MismatchError(UserError):
 
 
 INTERNAL = 70
+RESUMABLE = 75
 INTERRUPTED = 130
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -107,6 +114,14 @@ def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
         if error.errno not in _CANNOT_WRITE:
             _exit_internal()
         _report(f"{error.filename or 'output'}: not written: {error.strerror}", SaveError.exit_code)
+    except SystemError as error:  # Paddle's, wherever the main process is when a worker of its DataLoader dies
+        if "DataLoader process" not in str(error) and "Blocking queue is killed" not in str(error):
+            _exit_internal()
+        _report(
+            "a process that loads images broke down, for the reason above; after a bus error use --no_shared_memory "
+            "(/dev/shm is too small), without any reason fewer --num_workers (memory ran out)",
+            RESUMABLE,
+        )
     except Exception:
         _exit_internal()
     except KeyboardInterrupt:

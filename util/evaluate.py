@@ -1,14 +1,39 @@
-"""Evaluating a model on a labelled split."""
+"""Evaluating models on a labelled split: sums alone, as training needs them, or every image's result."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 from tqdm import tqdm
 
 from util.data.loader import Batch, refuse_bad_images
 from util.distributed import World
+from util.evaluation.results import ImageCollector, ImageResults
 from util.metrics import Metrics, MetricSums
+
+
+@contextlib.contextmanager
+def _evaluation_mode(models: Sequence[nn.Layer]) -> Iterator[None]:
+    """Puts models into evaluation mode, and those that were training back afterwards."""
+    training = [model for model in models if model.training]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model in training:
+            model.train()
+
+
+def _good_batches(
+    batches: Iterable[Batch], world: World, *, num_batches: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields images, labels and indices. A batch with an unreadable image is a DataError that names it."""
+    silent = None if world.is_main else True  # None: on a terminal only
+    for images, labels, indices, bad in tqdm(batches, "eval", total=num_batches, leave=False, disable=silent):
+        refuse_bad_images(bad)
+        yield images, labels, indices
 
 
 @paddle.no_grad()
@@ -17,17 +42,25 @@ def evaluate(models: Sequence[nn.Layer], batches: Iterable[Batch], world: World,
 
     An unreadable image is a DataError: accuracy over fewer images would not be the split's.
     """
-    training = [model.training for model in models]
-    for model in models:
-        model.eval()
     sums = [MetricSums() for _ in models]
-    for images, labels, _, bad in tqdm(
-        batches, "eval", total=num_batches, leave=False, disable=None if world.is_main else True
-    ):
-        refuse_bad_images(bad)
-        for model, metric in zip(models, sums, strict=True):
-            metric.update(model(images), labels)
-    for model, was_training in zip(models, training, strict=True):
-        if was_training:
-            model.train()
+    with _evaluation_mode(models):
+        for images, labels, _ in _good_batches(batches, world, num_batches=num_batches):
+            for model, metric in zip(models, sums, strict=True):
+                metric.update(model(images), labels)
     return [metric.compute(world) for metric in sums]
+
+
+@paddle.no_grad()
+def evaluate_images(
+    model: nn.Layer, batches: Iterable[Batch], world: World, *, num_images: int, num_batches: int
+) -> ImageResults:
+    """Returns every image's result, gathered from all processes, in the order of the split.
+
+    num_images: of the whole split. num_batches: of this process. Errors as in `evaluate`; logits that are not finite
+    are a NonFiniteLossError.
+    """
+    collector = ImageCollector()
+    with _evaluation_mode([model]):
+        for images, labels, indices in _good_batches(batches, world, num_batches=num_batches):
+            collector.update(model(images), labels, indices)
+    return collector.compute(world, num_images=num_images)

@@ -10,6 +10,8 @@ from paddle import Tensor
 from util.distributed import World
 from util.errors import NonFiniteLossError
 
+TOP_K = 5
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -19,6 +21,18 @@ class Metrics:
     top1: float
     top5: float
     loss: float
+
+    @classmethod
+    def from_sums(cls, *, images: int, top1: float, top5: float, loss: float) -> "Metrics":
+        """Returns hits and loss divided by the number of images. A NaN or infinite loss is a NonFiniteLossError."""
+        if not np.isfinite(loss):
+            raise NonFiniteLossError(f"the loss over {images} images is {loss}: the weights give no finite logits")
+        return cls(images=images, top1=100 * top1 / images, top5=100 * top5 / images, loss=loss / images)
+
+
+def best_classes(logits: Tensor) -> Tensor:
+    """Returns the min(5, K) best classes of logits (B, K): int64 (B, k), the best first."""
+    return paddle.topk(logits, min(TOP_K, logits.shape[1]), axis=1)[1]
 
 
 class MetricSums:
@@ -33,8 +47,7 @@ class MetricSums:
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch: logits (B, K), labels int64 (B,)."""
-        _, best = paddle.topk(logits, min(5, logits.shape[1]), axis=1)  # (B, k)
-        hits = (best == labels.unsqueeze(1)).astype("float64")
+        hits = (best_classes(logits) == labels.unsqueeze(1)).astype("float64")  # (B, k)
         loss = F.cross_entropy(logits.astype("float32"), labels, reduction="none").astype("float64").sum()
         self.sums += paddle.stack([hits[:, 0].sum(), hits.sum(), loss])
         self.seen += len(labels)
@@ -42,6 +55,4 @@ class MetricSums:
     def compute(self, world: World) -> Metrics:
         """Returns the metrics over all processes. A NaN or infinite loss is a NonFiniteLossError."""
         top1, top5, loss, seen = world.sum(np.append(self.sums.numpy(), self.seen)).tolist()
-        if not np.isfinite(loss):
-            raise NonFiniteLossError(f"the loss over {int(seen)} images is {loss}: the weights give no finite logits")
-        return Metrics(images=int(seen), top1=100 * top1 / seen, top5=100 * top5 / seen, loss=loss / seen)
+        return Metrics.from_sums(images=int(seen), top1=top1, top5=top5, loss=loss)

@@ -94,7 +94,7 @@ def predict_files(
 ) -> Iterator[Prediction]:
     """Yields the predictions of image files in order, a batch at a time.
 
-    forward: images float32 (B, 3, H, W) -> logits (B, K). Files that cannot be read are left out and added to `bad`.
+    forward: images float32 (B, C, H, W) -> logits (B, K). Files that cannot be read are left out and added to `bad`.
     """
     starts = range(0, len(files), batch_size)
     for start in tqdm(starts, "batches", leave=False, disable=None):  # on a terminal only

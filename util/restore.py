@@ -47,6 +47,15 @@ def _choose_num_classes(option: int | None, weights: LoadedWeights, source: str)
     return int(saved)
 
 
+def _check_channels(channels: int, weights: LoadedWeights, source: str) -> None:
+    saved = weights.state.get("preprocess", {}).get("input_size", [channels])[0]
+    if channels != saved:
+        raise MismatchError(
+            f"{source} is for images of {saved} x height x width, not {channels} x height x width; leave the channels "
+            "out of --input_size"
+        )
+
+
 def restore(
     weights_options: WeightsOptions,
     model_options: ModelOptions,
@@ -60,8 +69,8 @@ def restore(
     """Builds the model that a weights file is for, loads it strictly, and resolves its preprocessing.
 
     create_model, model_defaults: the registry's, handed over by the script. Without a weights file this refuses:
-    nothing is ever computed with random weights. A model or a number of classes that differs from the file's is a
-    MismatchError.
+    nothing is ever computed with random weights. A model, a number of classes or of channels that differs from the
+    file's is a MismatchError.
     """
     if weights_options.resume is not None and weights_options.pretrained is not None:
         raise UsageError("give either --resume or --pretrained")
@@ -74,7 +83,9 @@ def restore(
     name = _choose_name(model_options.model, weights, source)
     num_classes = _choose_num_classes(model_options.num_classes, weights, source)
     preprocessing = resolve_preprocessing(preprocess_options, model_defaults(name), weights.state.get("preprocess", {}))
-    model = create_model(name, num_classes=num_classes, img_size=preprocessing.input_size[1:])
+    channels, *img_size = preprocessing.input_size
+    _check_channels(channels, weights, source)
+    model = create_model(name, num_classes=num_classes, img_size=tuple(img_size), in_chans=channels)
     set_weights(model, weights.tensors, source=source)
     model.eval()
     classes = weights.state.get("classes", {})

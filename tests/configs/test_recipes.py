@@ -44,7 +44,7 @@ def test_recipe(name: str) -> None:
 def test_the_recipe_of_cvt_paddle() -> None:
     settings = load("cvt_13_224x224")
     assert (settings.batch.batch_size, settings.optim.update_freq, settings.optim.sync_bn) == (128, 4, True)
-    assert (settings.schedule.lr, settings.optim.amp, settings.schedule.epochs) == (2e-3, False, 300)
+    assert (settings.schedule.lr, settings.precision.amp, settings.schedule.epochs) == (2e-3, False, 300)
     assert settings.schedule.cooldown_epochs == 0
     assert (settings.augment.aa, settings.augment.reprob) == ("rand-m9-mstd0.5-inc1", 0.25)
 
@@ -66,7 +66,7 @@ SOURCES = {
 def test_recipes_are_what_their_sources_say(name: str) -> None:
     s = load(name)
     found = (s.optim.opt, s.schedule.lr, s.optim.weight_decay, s.regularisation.drop_path_rate, s.schedule.warmup_epochs,
-             s.optim.amp, s.optim.clip_grad, s.augment.mixup, s.augment.cutmix, s.augment.smoothing, s.augment.aa)  # fmt: skip
+             s.precision.amp, s.optim.clip_grad, s.mix.mixup, s.mix.cutmix, s.loss.smoothing, s.augment.aa)  # fmt: skip
     assert found == SOURCES[name]
 
 
@@ -76,10 +76,14 @@ def test_nothing_that_changes_the_result_hides_in_a_default(name: str) -> None:
     settings = load(name)
     of_the_other = {"opt_betas", "opt_eps"} if settings.optim.opt == "momentum" else {"momentum", "use_nesterov"}
     of_the_other |= {"clip_mode"} if settings.optim.clip_grad is None else set()
-    of_the_other |= set() if settings.optim.amp else {"amp_dtype"}
-    of_the_other |= set() if settings.optim.model_ema else {"model_ema_decay"}
-    groups = (settings.optim, settings.schedule)
-    used = {f for group in groups for f in group.__dataclass_fields__} - of_the_other - {"start_epoch"}
+    of_the_other |= set() if settings.precision.amp else {"amp_dtype", "amp_level"}
+    of_the_other |= set() if settings.ema.model_ema else {"model_ema_decay", "model_ema_warmup"}
+    of_the_other |= {"lr_base_size", "lr_base_scale"} if settings.schedule.lr_base is None else {"lr"}
+    of_the_other |= {"decay_epochs", "decay_milestones", "decay_rate", "poly_power"}  # no recipe's schedule
+    assert settings.schedule.sched == "cosine"
+    off = {"start_epoch", "lr_base", "layer_decay", "freeze", "grad_checkpointing"}  # they say nothing unless given
+    groups = (settings.optim, settings.precision, settings.ema, settings.schedule)
+    used = {f for group in groups for f in group.__dataclass_fields__} - of_the_other - off
     assert used - given == set()
 
 

@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.digits import CLASSES, DIGITS, write_digits
+from demo.digits import CLASSES, DIGITS, write_digits, write_even_odd
 from demo.report import SIZE, Answer, confusion_matrix, draw_report, in_order_of_interest, save_report
-from demo.run import CONFIG, ROOT, StepError, Steps, compare_predictions, run_command, run_demo
+from demo.run import (
+    CONFIG,
+    FINE_TUNE_CONFIG,
+    NUM_STEPS,
+    ROOT,
+    StepError,
+    Steps,
+    compare_predictions,
+    run_command,
+    run_demo,
+)
 from util.errors import MismatchError
 from util.prediction import Prediction
 from util.settings import read_yaml
@@ -107,7 +117,7 @@ def test_failing_step_gives_its_exit_code_and_name() -> None:
     with steps.step("first", "passes"):
         run_command("-c", "pass")
     with (
-        pytest.raises(StepError, match=r"step 2/8, second: .* message is above") as caught,
+        pytest.raises(StepError, match=rf"step 2/{NUM_STEPS}, second: .* message is above") as caught,
         steps.step("second", "fails"),
     ):
         run_command("-c", "raise SystemExit(7)")
@@ -116,7 +126,10 @@ def test_failing_step_gives_its_exit_code_and_name() -> None:
 
 
 def test_unwritable_place_is_a_line_not_a_traceback() -> None:
-    with pytest.raises(StepError, match=r"step 1/8, data: .*no-such-folder") as caught, Steps().step("data", "writes"):
+    with (
+        pytest.raises(StepError, match=rf"step 1/{NUM_STEPS}, data: .*no-such-folder") as caught,
+        Steps().step("data", "writes"),
+    ):
         Path("no-such-folder/file").write_text("", encoding="utf-8")
     assert caught.value.exit_code == 74
 
@@ -125,7 +138,7 @@ def test_demo_ends_with_the_scripts_exit_code(tmp_path: Path, capfd: pytest.Capt
     output = tmp_path / "demo"
     output.mkdir()
     (output / "old").touch()
-    with pytest.raises(StepError, match="step 2/8, train") as caught:
+    with pytest.raises(StepError, match=f"step 2/{NUM_STEPS}, train") as caught:
         run_demo(output, tmp_path / "missing.yaml")
     assert caught.value.exit_code == 66
     assert not (output / "old").exists()
@@ -142,5 +155,18 @@ def test_script_runs_from_anywhere_and_takes_no_options(tmp_path: Path) -> None:
     assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
 
 
-def test_recipe_has_known_keys_only() -> None:
-    assert read_yaml(CONFIG)["model"] == "cvt_nano_32x32"
+def test_recipes_have_known_keys_only() -> None:
+    assert read_yaml(CONFIG)["model"] == read_yaml(ROOT / FINE_TUNE_CONFIG)["model"] == "cvt_nano_32x32"
+
+
+def test_even_odd_lists_are_about_the_same_pictures(tmp_path: Path) -> None:
+    write_digits(tmp_path)
+    write_even_odd(tmp_path)
+    recipe = read_yaml(ROOT / FINE_TUNE_CONFIG)
+    for split, key in (("train", "cls_label_path_train"), ("val", "cls_label_path_val")):
+        lines = (tmp_path / recipe[key]).read_text().splitlines()
+        labels = {path: int(label) for path, label in (line.rsplit(" ", 1) for line in lines)}
+        pictures = {str(file.relative_to(tmp_path)) for file in (tmp_path / split).rglob("*.png")}
+        assert labels.keys() == pictures
+        assert all(label == CLASSES.index(path.split("/")[1][2:]) % 2 for path, label in labels.items())
+    assert (tmp_path / "even_odd.txt").read_text().split() == ["0", "even", "1", "odd"]

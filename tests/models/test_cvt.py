@@ -1,12 +1,14 @@
 """CvT against the official PyTorch implementation, from logits to optimizer steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle import nn
 
-from models import create_model
+from models import create_model, cvt, list_models
 from tests.models.golden import fill, load, logits, official_name
 from tests.reference import images
 from util.options import OptimOptions
@@ -187,6 +189,26 @@ def test_drop_path_rises_over_the_last_stage_only() -> None:
     rates = [[1 - block.drop_path.keep_prob for block in getattr(model, f"stage{i}").blocks] for i in range(3)]
     np.testing.assert_allclose(rates[0] + rates[1], 0.0, atol=1e-12)
     np.testing.assert_allclose(rates[2], np.linspace(0, 0.1, 10), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", list_models("cvt_*"))
+@pytest.mark.parametrize("features_only", [False, True])
+def test_every_parameter_is_in_one_layer_of_the_order(name: str, features_only: bool) -> None:
+    stages = getattr(cvt, name)()["stages"]  # thinner than the real ones, but with all their layers
+    thin = tuple(replace(stage, embed_dim=8, num_heads=1) for stage in stages)
+    model = create_model(name, stages=thin, num_classes=3, features_only=features_only)
+    order = model.layer_order()
+    assert len(order) == sum(1 + stage.depth for stage in stages) + 1
+    assert order[0][0] == "stage0.patch_embed"
+    assert order[-1] == ("norm", "head")
+    layers_of = {
+        parameter: [i for i, parts in enumerate(order) if any(f"{parameter}.".startswith(f"{p}.") for p in parts)]
+        for parameter, _ in model.named_parameters()
+    }
+    assert {parameter: layers for parameter, layers in layers_of.items() if len(layers) != 1} == {}
+    used = {layers[0] for layers in layers_of.values()}
+    assert used == set(range(len(order) - features_only)), "no layer is empty, but the last without a head"
+    assert features_only or layers_of["head.bias"] == [len(order) - 1]
 
 
 def test_unknown_projection_is_an_error() -> None:

@@ -63,25 +63,39 @@ def test_two_processes_train_and_rank_0_alone_writes(folder: Path) -> None:
     assert json.loads(done.stdout)["loss"] == pytest.approx(last["test_loss"], abs=1e-5)
 
 
-def test_two_ranks_equal_one_with_twice_the_batch_and_reduce_at_the_last_micro_batch_only(folder: Path) -> None:
-    run(ROOT / "tests/scripts/two_ranks.py", "one.npz", cwd=folder, PYTHONPATH=str(ROOT))
-    launcher = ROOT / "tests/scripts/launch.py"
-    run(
-        launcher,
-        "--nproc_per_node",
-        "2",
-        ROOT / "tests/scripts/two_ranks.py",
-        "two.npz",
-        cwd=folder,
-        PYTHONPATH=str(ROOT),
-    )
-    with np.load(folder / "one.npz") as one, np.load(folder / "two.npz") as two:
-        inner, last = two["head_gradient_0"], two["head_gradient_1"]
+def run_ranks(folder: Path, processes: int, *arguments: str) -> dict[str, np.ndarray]:
+    """Returns what tests/scripts/ranks.py stores."""
+    script, output = ROOT / "tests/scripts/ranks.py", f"ranks_{arguments[0]}_{processes}.npz"
+    command = [script, arguments[0], output, *arguments[1:]]
+    if processes > 1:
+        command = [ROOT / "tests/scripts/launch.py", "--nproc_per_node", str(processes), *command]
+    run(*command, cwd=folder, PYTHONPATH=str(ROOT))
+    with np.load(folder / output) as stored:
+        return dict(stored)
+
+
+def test_ranks_equal_one_process_with_the_whole_batch_and_reduce_at_the_last_micro_batch_only(folder: Path) -> None:
+    one = run_ranks(folder, 1, "updates")
+    for processes in (2, 3):
+        many = run_ranks(folder, processes, "updates")
+        inner, last = many["head_gradient_0"], many["head_gradient_1"]
         assert np.abs(inner[0] - inner[1]).max() > 1e-4, "the inner micro-batch's gradient is each rank's own"
-        np.testing.assert_array_equal(last[0], last[1])
+        for rank in range(1, processes):
+            np.testing.assert_array_equal(last[0], last[rank])
         for name in one:
             if not name.startswith("head_gradient"):
-                np.testing.assert_allclose(one[name], two[name], atol=1e-6, err_msg=name)
+                np.testing.assert_allclose(one[name], many[name], atol=1e-6, err_msg=name)
+
+
+def test_stochastic_depth_differs_between_ranks_initial_weights_do_not_and_the_loss_is_over_all(folder: Path) -> None:
+    found = run_ranks(folder, 3, "epoch", "data")
+    assert len(set(found["initial"].tolist())) == 1
+    kept = found["kept"]  # (rank, call, sample)
+    assert 0.3 < kept.mean() < 0.9
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert (kept[a] != kept[b]).any()
+    assert np.ptp(found["losses"], axis=0).min() > 0, "each rank has its own images"
+    assert found["train_loss"] == pytest.approx(found["losses"].mean(), abs=1e-6)
 
 
 def test_two_processes_resume_exactly(folder: Path) -> None:

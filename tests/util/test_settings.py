@@ -13,18 +13,22 @@ import pytest
 
 from util import options
 from util.errors import MissingInputError, UsageError
+from util.options.base import Scope
 from util.settings import Settings, parse, read_yaml, to_plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example(Settings):
     data: options.DataOptions
+    train_data: options.TrainDataOptions
     batch: options.BatchOptions
     loader: options.LoaderOptions
     preprocess: options.PreprocessOptions
     augment: options.AugmentOptions
     weights: options.WeightsOptions
     optim: options.OptimOptions
+    ema: options.EmaOptions
+    loss: options.LossOptions
     schedule: options.ScheduleOptions
     run: options.RunOptions
 
@@ -60,6 +64,17 @@ NULLABLE = [(group, f.name) for group, f in OPTIONS if types.NoneType in typing.
 VALID: dict[str, tuple[list[str], Any]] = {
     "device": (["gpu:1"], "gpu:1"),
     "input_size": (["3", "64", "96"], (3, 64, 96)),
+    "mean": (["0.5", "0.25", "1"], (0.5, 0.25, 1.0)),
+    "std": (["0.5"], (0.5,)),
+    "decay_milestones": (["3", "60"], (3, 60)),
+}
+
+# Options that only go with others.
+WITH: dict[str, list[str]] = {
+    "use_nesterov": ["--opt", "momentum"],
+    "bce_sum": ["--bce_loss"],
+    "bce_target_thresh": ["--bce_loss"],
+    "recount_min": ["--recount", "4"],
 }
 
 
@@ -87,7 +102,7 @@ def _example(name: str, hint: Any) -> tuple[list[str], Any]:
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=IDS)
 def test_option_parses_from_text(group: type[Any], option: Any) -> None:
     hint = typing.get_type_hints(group)[option.name]
-    others = ["--opt", "momentum"] if option.name == "use_nesterov" else []
+    others = WITH.get(option.name, [])
     spellings = [f"--{option.name}", f"--{option.name.replace('_', '-')}", *option.metadata["flags"]]
     for flag in spellings:
         if hint is bool:
@@ -105,10 +120,17 @@ def test_none_is_null(group: type[Any], name: str) -> None:
     assert getattr(_parse_group(group, f"--{name}", "none"), name) is None
 
 
+def test_none_is_an_empty_list(tmp_path: Path) -> None:
+    config = _yaml(tmp_path, "freeze: [stage0, stage1]\n")
+    assert _parse("--config", config).optim.freeze == ("stage0", "stage1")
+    assert _parse("--config", config, "--freeze", "none").optim.freeze == ()
+    assert _parse("--config", _yaml(tmp_path, "freeze:\n")).optim.freeze == ()
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=IDS)
 def test_option_has_help_and_a_default_that_it_would_accept(group: type[Any], option: Any) -> None:
     assert len(option.metadata["help"]) > 5
-    assert option.metadata["scope"] in typing.get_args(options.Scope)
+    assert option.metadata["scope"] in typing.get_args(Scope)
     assert getattr(_parse_group(group), option.name) == option.default
 
 
@@ -135,7 +157,7 @@ def test_groups_are_all_listed() -> None:
 def test_dashes_are_underscores_but_not_in_values() -> None:
     settings = _parse("--batch-size=3", "--no-aug", "--train-split", "a-b_c", "--experiment=x-y=z")
     assert (settings.batch.batch_size, settings.augment.aug) == (3, False)
-    assert (settings.data.train_split, settings.run.experiment) == ("a-b_c", "x-y=z")
+    assert (settings.train_data.train_split, settings.run.experiment) == ("a-b_c", "x-y=z")
 
 
 def test_short_flags() -> None:
@@ -165,8 +187,8 @@ def test_positional_is_the_data_folder_in_any_place() -> None:
         ("--lr fast", r"--lr must be a number; got 'fast'"),
         ("--epochs 3.5", r"--epochs must be an integer; got '3.5'"),
         ("--epochs none", r"--epochs must be an integer; got 'none'"),
-        ("--opt adamv", r"--opt is one of adamw, .*; got 'adamv'; did you mean adamw\?"),
-        ("--mean 1 2", r"--mean"),
+        ("--opt adamv", r"--opt is one of sgd, .*adamw, .*; got 'adamv'; did you mean adamw?"),
+        ("--mean 1 2", r"mean must be 3 numbers"),
         ("--scale 0.5", r"--scale"),
         ("--no_prefetcher", r"--no_prefetcher does not exist here: there is one pipeline; leave it out"),
         ("--no-prefetcher", r"--no_prefetcher does not exist here"),
@@ -259,8 +281,8 @@ REFUSED_YAML: dict[str, tuple[str, str]] = {
     "list for a number": ("lr: [1, 2]", r"lr must be a number; got \[1, 2\]"),
     "mapping for text": ("data_dir: {a: 1}", r"data_dir must be text"),
     "too few values": ("scale: [0.5]", r"scale takes 2 values; got 1: 0\.5"),
-    "unknown choice": ("clip_mode: agc", r"clip_mode is one of norm, value; got 'agc'"),
-    "null for a number": ("lr: null", r"lr must be a number; got None"),
+    "unknown choice": ("clip_mode: nrom", r"clip_mode is one of norm, value, agc; got 'nrom'; did you mean norm\?"),
+    "null for a number": ("min_lr: null", r"min_lr must be a number; got None"),
     "key that is no text": ("1: 2", r"line 1: a key must be text; got 1"),
     "list": ("- lr", r"expected lines `key: value`, got list"),
     "text alone": ("lr", r"expected lines `key: value`, got str"),
@@ -314,26 +336,39 @@ OUT_OF_RANGE: dict[type[Any], list[str]] = {
     options.BatchOptions: ["--batch_size 0", "--batch_size -1"],
     options.LoaderOptions: ["--num_workers -1"],
     options.PreprocessOptions: [
-        "--input_size 0", "--input_size 3 64 64 64", "--input_size 1 64 64", "--input_size -64", "--crop_pct 0",
+        "--input_size 0", "--input_size 3 64 64 64", "--input_size 2 64 64", "--input_size -64", "--crop_pct 0",
         "--crop_pct 1.1", "--crop_pct nan", "--crop_pct 0.9 --crop_mode squash", "--std 0 1 1", "--std 1 -1 1",
         "--std nan 1 1",
     ],
     options.AugmentOptions: [
-        "--hflip 1.1", "--hflip -0.1", "--vflip 2", "--reprob nan", "--mixup_prob 1.5", "--mixup_switch_prob -1",
-        "--scale 0 1", "--scale 0.5 0.4", "--scale 0.5 1.1", "--ratio 0 1", "--ratio 2 1", "--color_jitter -0.1",
-        "--mixup -1", "--cutmix -1", "--aug_repeats -1", "--mixup_off_epoch -1", "--recount 0", "--smoothing 1",
-        "--smoothing -0.1",
+        "--hflip 1.1", "--hflip -0.1", "--vflip 2", "--reprob nan", "--scale 0 1", "--scale 0.5 0.4", "--scale 0.5 1.1",
+        "--ratio 0 1", "--ratio 2 1", "--color_jitter -0.1", "--color_jitter_prob 1.1", "--grayscale_prob -1",
+        "--gaussian_blur_prob 2", "--aug_repeats -1", "--recount 0", "--recount_min 0", "--recount_min 2",
+        "--rearea 0 0.5", "--rearea 0.5 0.4", "--rearea 0.5 1.1",
     ],
+    options.MixOptions: [
+        "--mixup -1", "--cutmix -1", "--mixup_off_epoch -1", "--mixup_prob 1.5", "--mixup_switch_prob -1",
+        "--cutmix_minmax 0.5 0.4", "--cutmix_minmax -0.1 0.4", "--cutmix_minmax 0.1 1.1",
+    ],
+    options.LossOptions: [
+        "--smoothing 1", "--smoothing -0.1", "--bce_sum", "--bce_target_thresh 0.1",
+        "--bce_target_thresh 1 --bce_loss", "--bce_target_thresh -0.1 --bce_loss",
+    ],
+    options.TrainDataOptions: ["--num_samples 0"],
     options.ModelOptions: ["--num_classes 0", "--num_classes -5"],
     options.RegularisationOptions: ["--drop_rate 1", "--drop_rate -0.1", "--drop_path_rate 1", "--drop_path_rate nan"],
     options.OptimOptions: [
         "--weight_decay -1", "--weight_decay nan", "--momentum -0.1", "--opt_eps 0", "--opt_betas 1 0.9",
-        "--opt_betas 0.9 -0.1", "--clip_grad 0", "--clip_grad -1", "--update_freq 0", "--model_ema_decay 1",
-        "--model_ema_decay -0.1", "--use_nesterov",
+        "--opt_betas 0.9 -0.1", "--clip_grad 0", "--clip_grad -1", "--update_freq 0", "--use_nesterov",
+        "--layer_decay 0", "--layer_decay 1.1", "--opt_eps 1e-6 --opt lion", "--opt_eps 1e-6 --opt sgd",
+        "--opt_betas 0.9 0.9 --opt momentum",
     ],
+    options.EmaOptions: ["--model_ema_decay 1", "--model_ema_decay -0.1"],
     options.ScheduleOptions: [
         "--epochs 0", "--lr -1", "--lr nan", "--lr inf", "--warmup_lr -1", "--min_lr inf", "--warmup_epochs -1",
-        "--cooldown_epochs -1", "--start_epoch -1", "--start_epoch 300",
+        "--cooldown_epochs -1", "--start_epoch -1", "--start_epoch 300", "--lr 1 --lr_base 1", "--lr_base -1",
+        "--lr_base_size 0", "--decay_epochs 0", "--decay_milestones 0 5", "--decay_milestones 5 5",
+        "--decay_milestones 9 5", "--decay_rate 0", "--decay_rate 1.1", "--poly_power 0",
     ],
     options.DeviceOptions: ["--device cuda", "--device gpu:x", "--device cpu:0", "--device gpu:-1", "--device GPU"],
     options.ThreadOptions: ["--cpu_threads 0"],
@@ -359,8 +394,8 @@ def test_value_out_of_range_names_the_option(group: type[Any], argv: str) -> Non
         (options.PreprocessOptions, "--std inf 1 1"),
         (options.AugmentOptions, "--ratio 1 inf"),
         (options.AugmentOptions, "--color_jitter inf"),
-        (options.AugmentOptions, "--mixup inf"),
-        (options.AugmentOptions, "--cutmix inf"),
+        (options.MixOptions, "--mixup inf"),
+        (options.MixOptions, "--cutmix inf"),
         (options.OptimOptions, "--weight_decay inf"),
         (options.OptimOptions, "--momentum inf"),
         (options.OptimOptions, "--opt_eps inf"),
@@ -383,8 +418,8 @@ def test_empty_input_size_of_a_yaml_is_refused(tmp_path: Path) -> None:
 def test_bounds_themselves_are_accepted() -> None:
     argv = (
         "--hflip 1 --reprob 0 --smoothing 0 --scale 1 1 --ratio 1 1 --crop_pct 1 --crop_mode squash --lr 0 "
-        "--warmup_epochs 0 --epochs 1 --start_epoch 0 --weight_decay 0 --opt_betas 0 0 --model_ema_decay 0 "
-        "--opt momentum --use_nesterov --num_workers 0 --seed 0 --checkpoint_interval 0"
+        "--warmup_epochs 0 --epochs 1 --start_epoch 0 --weight_decay 0 --model_ema_decay 0 --layer_decay 1 "
+        "--decay_rate 1 --opt momentum --use_nesterov --num_workers 0 --seed 0 --checkpoint_interval 0"
     )
     settings = _parse(*argv.split())
     assert (settings.augment.hflip, settings.augment.scale) == (1.0, (1.0, 1.0))

@@ -1,18 +1,19 @@
-"""Which images a data set has, from class folders or list files, and reading one of them."""
+"""Which images a data set has, from class folders, list files or CIFAR's archives, and reading one of them."""
 
 import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from util.data.cifar import load_cifar
 from util.data.images import IMAGE_SUFFIXES, ImageError, decode_image
-from util.data.sampler import SampleKey, sample_rng
-from util.errors import DataError, MismatchError, MissingInputError
+from util.data.sampler import SUBSET, SampleKey, sample_rng, stream
+from util.errors import DataError, MismatchError, MissingInputError, UsageError
 from util.files import read_text
 
 MAX_REPORTED = 10  # problems of a list file or a folder named in one error
@@ -20,24 +21,43 @@ MAX_REPORTED = 10  # problems of a list file or a folder named in one error
 
 @dataclass(frozen=True)
 class ImageList:
-    """Images of a split: paths relative to `root`, labels, and the class names where folders give them."""
+    """Images of a split: paths relative to `root`, labels, and the class names where folders or an archive give them.
+
+    pixels: the images themselves where they come from an archive; `paths` then only names them. Worker processes share
+    them with the process that they were forked from.
+    """
 
     root: Path
     paths: list[str]
     labels: np.ndarray  # int64 (num_images,)
     class_names: list[str] | None
+    pixels: np.ndarray | None = None  # uint8 (num_images, H, W, 3)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def path(self, index: int) -> str:
-        """Returns the full path of an image."""
+        """Returns the full path of an image, or what stands for it: `cifar-10-python.tar.gz/data_batch_1[17]`."""
         return os.path.join(self.root, self.paths[index])
 
+    def image(self, index: int) -> Image.Image:
+        """Returns the picture, PIL RGB; an ImageError says why a file cannot be used."""
+        return decode_image(self.path(index)) if self.pixels is None else Image.fromarray(self.pixels[index])
+
+    def select(self, indices: np.ndarray) -> "ImageList":
+        """Returns the list of these images alone, in this order."""
+        pixels = None if self.pixels is None else self.pixels[indices]
+        return replace(self, paths=[self.paths[i] for i in indices], labels=self.labels[indices], pixels=pixels)
+
     def fingerprint(self) -> str:
-        """Returns a text that changes with the number, names, order or labels of the images, not with their place."""
+        """Returns a text that changes with the number, names, order or labels of the images, not with their place.
+
+        It also covers the pixels of an archive, but not what is in files.
+        """
         sha = hashlib.sha256(self.labels.astype("<i8").tobytes())
         sha.update("\0".join(self.paths).encode("utf-8", "surrogateescape"))
+        if self.pixels is not None:
+            sha.update(np.ascontiguousarray(self.pixels).data)
         return f"{len(self)} ({sha.hexdigest()[:12]})"
 
 
@@ -49,13 +69,13 @@ class BadImage:
     reason: str
 
 
-Sample = tuple[np.ndarray, int, int]  # image float32 (3, H, W), label, index
+Sample = tuple[np.ndarray, int, int]  # image float32 (C, H, W), label, index
 
 
 class ImageDataset:
     """Reads, decodes and transforms samples by key.
 
-    transform: f(image, rng) -> float32 (3, H, W); `rng` comes from (seed, epoch, index, repeat) alone.
+    transform: f(image, rng) -> float32 (C, H, W); `rng` comes from (seed, epoch, index, repeat) alone.
     """
 
     def __init__(
@@ -71,7 +91,7 @@ class ImageDataset:
     def __getitem__(self, key: SampleKey) -> Sample | BadImage:
         _, index, _ = key
         try:
-            image = decode_image(self.images.path(index))
+            image = self.images.image(index)
         except ImageError as error:
             return BadImage(error.path, error.reason)
         return self.transform(image, sample_rng(self.seed, key)), int(self.images.labels[index]), index
@@ -93,6 +113,18 @@ def find_images(folder: str | Path) -> list[str]:
     return sorted(found)
 
 
+def _index_classes(source: Path, found: Sequence[str], known: Sequence[str], *, advice: str) -> dict[str, int]:
+    """Returns the index of each known class; one that was found and is not known is a MismatchError."""
+    index_of = {name: i for i, name in enumerate(known)}
+    unknown = [name for name in found if name not in index_of]
+    if unknown:
+        raise MismatchError(
+            f"{source}: the classes {', '.join(unknown[:MAX_REPORTED])} are not among the {len(known)} classes of "
+            f"training; {advice}"
+        )
+    return index_of
+
+
 def scan_folder(root: Path, split: str, class_names: Sequence[str] | None = None) -> ImageList:
     """Returns the images of `root/split/<class>/`, class indices by sorted folder names.
 
@@ -104,16 +136,10 @@ def scan_folder(root: Path, split: str, class_names: Sequence[str] | None = None
     if not folders:
         raise DataError(f"{folder}: no class folders; expected {folder}/<class>/<image>")
     known = list(class_names) if class_names is not None else folders
-    unknown = [name for name in folders if name not in set(known)]
-    if unknown:
-        raise MismatchError(
-            f"{folder}: the classes {', '.join(unknown[:MAX_REPORTED])} are not among the {len(known)} classes of "
-            "training; remove them or use a list file"
-        )
+    index_of = _index_classes(folder, folders, known, advice="remove them or use a list file")
     paths: list[str] = []
     labels: list[int] = []
     empty = []
-    index_of = {name: i for i, name in enumerate(known)}
     for name in folders:
         images = find_images(folder / name)
         if not images:
@@ -198,23 +224,27 @@ def load_split(
     class_names: Sequence[str] | None = None,
     num_classes: int | None = None,
 ) -> ImageList:
-    """Returns the images of `data_dir/split`, or of a list file.
+    """Returns the images of `data_dir/split`, of a list file, or of CIFAR.
 
+    data_dir: a folder with `split`; or a CIFAR-10 or CIFAR-100 archive, or a folder with one or with its extracted
+        files (see `load_cifar`). CIFAR's training images are its split `train`, its test images `val` or `test`.
     list_path: list file, as named or else below `data_dir`; without one, class folders are read, and for a flat folder
         `<split>_list.txt` in `data_dir`.
     class_names, num_classes: those of training, when they are known.
     """
     root = Path(data_dir)
-    if not root.is_dir():
+    if not root.exists():
         raise MissingInputError(f"{root}: no such data folder; give it as the first argument or with --data_dir")
     if list_path is not None:
+        if not root.is_dir():
+            raise UsageError(f"{root} is not a folder, in which a list's images could be; leave out --cls_label_path_*")
         path = Path(list_path)
         if not path.exists() and (root / path).exists():
             path = root / path
         return read_list(path, root, num_classes=num_classes, delimiter=delimiter)
     folder = root / split
     if not folder.is_dir():
-        raise MissingInputError(f"{folder}: no such folder; name the split or give its list with --cls_label_path_*")
+        return _cifar(root, split, class_names)
     if _subfolders(folder):
         return scan_folder(root, split, class_names)
     beside = root / f"{split}_list.txt"
@@ -224,6 +254,43 @@ def load_split(
         f"{folder} has no class folders: sort its images into {folder}/<class>/, or list them as `{split}/name label` "
         f"in {beside} (or in a file given with --cls_label_path_*)"
     )
+
+
+def _cifar(root: Path, split: str, class_names: Sequence[str] | None) -> ImageList:
+    """Returns a split of CIFAR; what else a folder without `split` needs is a MissingInputError."""
+    found = load_cifar(root, train=split == "train")
+    if found is None and not root.is_dir():
+        raise DataError(f"{root}: neither a folder nor an archive of CIFAR-10 or CIFAR-100")
+    if found is None:
+        raise MissingInputError(
+            f"{root / split}: no such folder; name the split, give its list with --cls_label_path_*, or split class "
+            f"folders with python -m util.data.split {root}"
+        )
+    if split not in ("train", "val", "test"):
+        raise UsageError(f"{found.place}: CIFAR has the splits train and test (also called val); got {split}")
+    known = list(class_names) if class_names is not None else found.class_names
+    index_of = _index_classes(found.place, found.class_names, known, advice="these weights are for other data")
+    labels = np.asarray([index_of[name] for name in found.class_names], np.int64)[found.labels]
+    return ImageList(found.place, found.image_names, labels, known, found.pixels)
+
+
+def take(images: ImageList, count: int, *, seed: int) -> ImageList:
+    """Returns `count` of the images, as evenly from all classes as they allow, in their order.
+
+    A pure function of (seed, count, labels); what a smaller count takes, a larger one takes too. More images than there
+    are is a UsageError.
+    """
+    if count > len(images):
+        raise UsageError(f"num_samples {count} is more than the {len(images)} training images; lower --num_samples")
+    rng = np.random.default_rng(stream(seed, SUBSET))
+    classes, class_of = np.unique(images.labels, return_inverse=True)
+    shuffled = rng.permutation(len(images))
+    by_class = shuffled[np.argsort(class_of[shuffled], kind="stable")]
+    first = np.searchsorted(class_of[by_class], np.arange(len(classes)))
+    rank = np.arange(len(images)) - first[class_of[by_class]]  # an image's place among those of its class
+    place_of = rng.permutation(len(classes))  # which classes get one more, where they cannot all have the same
+    chosen = by_class[np.lexsort((place_of[class_of[by_class]], rank))[:count]]
+    return images.select(np.sort(chosen))
 
 
 def read_class_names(path: Path, num_classes: int) -> list[str]:

@@ -1,6 +1,9 @@
 """Batches from a data set: Paddle's DataLoader with this project's samplers, and errors as values."""
 
 import ctypes
+import logging
+import math
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,12 +18,16 @@ from util.data.dataset import BadImage, ImageDataset, ImageList, Sample
 from util.data.preprocessing import Preprocessing
 from util.data.sampler import EvalBatches, TrainBatches
 from util.errors import DataError
+from util.log import NAME
 
-Batch = tuple[Tensor, Tensor, Tensor, list[BadImage]]  # images (B, 3, H, W), labels (B,), indices (B,), bad images
+Batch = tuple[Tensor, Tensor, Tensor, list[BadImage]]  # images (B, C, H, W), labels (B,), indices (B,), bad images
+
+SHARED_MEMORY = "/dev/shm"  # where Paddle's workers put batches for the main process
+PREFETCH = 2  # batches that each worker makes in advance
 
 
 def collate(samples: Sequence[Sample | BadImage]) -> list[Any]:
-    """Stacks the good samples: images (B, 3, H, W), labels int64 (B,), indices int64 (B,), and the bad ones' list.
+    """Stacks the good samples: images (B, C, H, W), labels int64 (B,), indices int64 (B,), and the bad ones' list.
 
     Without a good one, a placeholder with label and index -1: Paddle cannot pass arrays without elements on.
     """
@@ -55,8 +62,13 @@ class SerialLoader:
             yield paddle.to_tensor(images), paddle.to_tensor(labels), paddle.to_tensor(indices), bad
 
 
-def make_loader(dataset: ImageDataset, batches: TrainBatches | EvalBatches, *, num_workers: int) -> Iterable[Batch]:
-    """Returns a loader of `Batch`es. Workers stay between epochs and hand over numpy arrays."""
+def make_loader(
+    dataset: ImageDataset, batches: TrainBatches | EvalBatches, *, num_workers: int, shared_memory: bool = True
+) -> Iterable[Batch]:
+    """Returns a loader of `Batch`es. Workers stay between epochs and hand over numpy arrays.
+
+    shared_memory: whether they put them in /dev/shm, or send them through a pipe, which is slower.
+    """
     if num_workers == 0:
         return SerialLoader(dataset, batches)
     return DataLoader(
@@ -64,6 +76,8 @@ def make_loader(dataset: ImageDataset, batches: TrainBatches | EvalBatches, *, n
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=num_workers,
+        prefetch_factor=PREFETCH,
+        use_shared_memory=shared_memory,
         persistent_workers=True,
         worker_init_fn=_follow_parent,
         return_list=True,
@@ -71,12 +85,42 @@ def make_loader(dataset: ImageDataset, batches: TrainBatches | EvalBatches, *, n
 
 
 def eval_loader(
-    images: ImageList, batches: EvalBatches, preprocessing: Preprocessing, num_workers: int
+    images: ImageList,
+    batches: EvalBatches,
+    preprocessing: Preprocessing,
+    num_workers: int,
+    shared_memory: bool = True,
 ) -> Iterable[Batch]:
-    """Returns the loader of a labelled split for evaluation."""
+    """Returns the loader of a labelled split for evaluation. Warns when its batches may not fit into /dev/shm."""
     plain = preprocessing.transform()
     dataset = ImageDataset(images, lambda image, rng: plain(image), seed=0)
-    return make_loader(dataset, batches, num_workers=num_workers)
+    if num_workers > 0 and shared_memory:
+        warn_of_small_shared_memory(preprocessing.input_size, batches.batch_size, num_workers=num_workers)
+    return make_loader(dataset, batches, num_workers=num_workers, shared_memory=shared_memory)
+
+
+def warn_of_small_shared_memory(image_shape: tuple[int, ...], batch_size: int, *, num_workers: int) -> None:
+    """Warns when the float32 batches in flight of this machine's processes are larger than what /dev/shm has free.
+
+    A process has `PREFETCH` batches for each worker in flight, and the one in use; containers often have 64 MB.
+    """
+    local_processes = max(1, int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
+    wanted = 4 * math.prod(image_shape) * batch_size * (PREFETCH * num_workers + 1) * local_processes
+    free = _free_bytes(SHARED_MEMORY)
+    if wanted > free:
+        logging.getLogger(f"{NAME}.loader").warning(
+            f"{SHARED_MEMORY} has {free / 1e6:,.0f} MB free, batches in flight need {wanted / 1e6:,.0f} MB: if workers "
+            "die of a bus error, use --no_shared_memory, fewer --num_workers, or enlarge it (docker run --shm-size)"
+        )
+
+
+def _free_bytes(folder: str) -> float:
+    """Returns a file system's free bytes; infinite where there is no such folder (Paddle then uses another)."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return math.inf
+    return found.f_bavail * found.f_frsize
 
 
 def refuse_bad_images(bad: Sequence[BadImage]) -> None:

@@ -1,7 +1,7 @@
 """What happens to an image before the model sees it, resolved once and stored with checkpoints and exports."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -10,30 +10,35 @@ from util.errors import UsageError
 from util.options import PreprocessOptions
 
 MAX_SIDE = 10_000  # pixels
+CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """Evaluation preprocessing; `eval_transform` explains the fields."""
 
-    input_size: tuple[int, int, int]  # C, H, W
+    input_size: tuple[int, int, int]  # C, H, W; one channel is grey, three are R G B
     crop_pct: float
     crop_mode: Literal["center", "squash"]
     interpolation: Interpolation
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...]  # C values
+    std: tuple[float, ...]  # C values
 
     def __post_init__(self) -> None:
         size = self.input_size
         if len(size) != 3 or not all(type(n) is int and 0 < n <= MAX_SIDE for n in size):
             raise ValueError(f"input_size is channels, height, width up to {MAX_SIDE}; got {size}")
+        if size[0] not in CHANNELS:
+            raise ValueError(f"images have 1 channel (grey) or 3; got {size[0]}")
         if self.interpolation not in RESAMPLE or self.crop_mode not in ("center", "squash"):
             raise ValueError(f"unknown interpolation {self.interpolation!r} or crop_mode {self.crop_mode!r}")
         numbers = (self.crop_pct, *self.mean, *self.std)
         if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
             raise ValueError(f"crop_pct, mean and std must be finite numbers; got {numbers}")
-        if not (0.0 < self.crop_pct <= 1.0 and len(self.mean) == len(self.std) == 3 and min(self.std) > 0):
-            raise ValueError(f"crop_pct is in (0, 1], mean and std have 3 values, std is positive; got {numbers}")
+        if not (0.0 < self.crop_pct <= 1.0 and len(self.mean) == len(self.std) == size[0] and min(self.std) > 0):
+            raise ValueError(
+                f"crop_pct is in (0, 1], mean and std have {size[0]} values, std is positive; got {numbers}"
+            )
 
     def __str__(self) -> str:
         size = " x ".join(map(str, self.input_size))
@@ -41,7 +46,7 @@ class Preprocessing:
         return f"{size}, {crop}, {self.interpolation}, mean {self.mean}, std {self.std}"
 
     def transform(self) -> EvalTransform:
-        """Returns f(image) -> float32 (3, H, W)."""
+        """Returns f(image) -> float32 (C, H, W)."""
         return eval_transform(**asdict(self))
 
     @classmethod
@@ -58,14 +63,32 @@ class Preprocessing:
 def resolve_preprocessing(options: PreprocessOptions, *implied: Mapping[str, Any]) -> Preprocessing:
     """Returns the options where given, else what the last of `implied` that says something says.
 
-    implied: what the model's name implies, then what the checkpoint says.
+    implied: what the model's name implies, then what the checkpoint says. An input_size without channels keeps theirs.
+    With another number of channels than theirs, a mean and std that are not given become the average of theirs for
+    grey, as in timm, and stand three times for R G B. Given ones of another length than the channels are a UsageError.
     """
     values: dict[str, Any] = {}
     for source in implied:
         values |= {f.name: source[f.name] for f in fields(Preprocessing) if f.name in source}
+    channels = values["input_size"][0]
     values |= {k: v for k, v in asdict(options).items() if v is not None}
     size = tuple(values["input_size"])
-    values["input_size"] = {1: (3, *size, *size), 2: (3, *size), 3: size}[len(size)]
+    values["input_size"] = {1: (channels, *size, *size), 2: (channels, *size), 3: size}[len(size)]
+    channels = values["input_size"][0]
+    for name in ("mean", "std"):
+        is_given = getattr(options, name) is not None
+        values[name] = _for_channels(name, channels, values[name], is_given=is_given)
     if values["crop_mode"] == "squash" and options.crop_pct not in (None, 1.0):
         raise UsageError(f"crop_pct {options.crop_pct} has no effect with crop_mode squash; leave one of them out")
     return Preprocessing.from_plain(values)
+
+
+def _for_channels(name: str, channels: int, numbers: Sequence[float], *, is_given: bool) -> tuple[float, ...]:
+    if len(numbers) == channels:
+        return tuple(numbers)
+    if is_given:
+        raise UsageError(
+            f"{name} takes one number a channel, {channels} for these images; got {len(numbers)}: change it, or the "
+            "channels in --input_size"
+        )
+    return (round(sum(numbers) / len(numbers), 6),) * channels

@@ -16,7 +16,7 @@ SampleKey = tuple[int, int, int]  # epoch, index of the image, repeat (0 without
 
 
 # One stream for each purpose, so that no two of them draw the same numbers from equal keys.
-ORDER, SAMPLE, MIXING, MODEL = range(4)
+ORDER, SAMPLE, MIXING, MODEL, SUBSET = range(5)
 
 
 def stream(seed: int, purpose: int, *key: int) -> np.random.SeedSequence:

@@ -9,14 +9,16 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image
 
-from util.data.rand_augment import parse_rand_augment, rand_augment
+from util.data.color_augment import BLUR_SIGMA, gaussian_blur, jitter_colors, to_grey
+from util.data.crops import center_crop, random_resized_crop, resize, resize_to_cover, simple_random_crop
+from util.data.operations import Canvas, Fill
+from util.data.policies import parse_aa
 from util.data.random_erasing import random_erasing
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CROP_ATTEMPTS = 10
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 RESAMPLE = {
@@ -25,6 +27,7 @@ RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+RANDOM_RESAMPLES = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
 Picture = Image.Image | np.ndarray
 EvalTransform = Callable[[Picture], np.ndarray]
@@ -51,71 +54,33 @@ def to_picture(image: Picture) -> Image.Image:
     return image
 
 
-def normalise(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """Returns (pixel / 255 - mean) / std of an RGB picture, float32 (3, H, W), contiguous."""
-    pixels: np.ndarray = np.asarray(image).astype(np.float32) / np.float32(255)
-    pixels = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
+def channel_statistics(
+    mean: tuple[float, ...], std: tuple[float, ...], input_size: int | tuple[int, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and std with a value a channel: when the size says (1, H, W), the average of three.
 
-
-def resize(image: Image.Image, height: int, width: int, interpolation: Interpolation) -> Image.Image:
-    """Resizes with Pillow's antialiasing filter; the same size returns the picture itself."""
-    if image.size == (width, height):
-        return image
-    return image.resize((width, height), RESAMPLE[interpolation])
-
-
-def resize_to_cover(image: Image.Image, height: int, width: int, interpolation: Interpolation) -> Image.Image:
-    """Resizes, keeping the proportions, to the smallest picture that covers (height, width); lengths round down."""
-    if image.width * height <= image.height * width:  # the width decides
-        return resize(image, max(height, int(width * image.height / image.width)), width, interpolation)
-    return resize(image, height, max(width, int(height * image.width / image.height)), interpolation)
-
-
-def center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Crops the centre; half pixels round to even, as in torchvision."""
-    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
-    return image.crop((left, top, left + width, top + height))
-
-
-def random_resized_crop(
-    image: Image.Image,
-    rng: np.random.Generator,
-    *,
-    size: tuple[int, int],
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    interpolation: Interpolation,
-) -> Image.Image:
-    """Crops a random box and resizes it to `size` (height, width).
-
-    scale: bounds of the box's part of the area, uniform; ratio: bounds of its width / height, uniform in the logarithm.
-    After 10 boxes that do not fit, the largest centred box whose ratio is within bounds.
+    Anything but 3 values each, or 1, is a ValueError.
     """
-    for _ in range(CROP_ATTEMPTS):
-        area = image.width * image.height * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= image.width and 0 < h <= image.height:
-            top, left = int(rng.integers(0, image.height - h + 1)), int(rng.integers(0, image.width - w + 1))
-            break
-    else:
-        w, h = image.width, image.height
-        if w / h < ratio[0]:
-            h = max(1, round(w / ratio[0]))
-        elif w / h > ratio[1]:
-            w = max(1, round(h * ratio[1]))
-        top, left = (image.height - h) // 2, (image.width - w) // 2
-    return resize(image.crop((left, top, left + w, top + h)), *size, interpolation)
+    if len(mean) != len(std) or len(mean) not in (1, 3):
+        raise ValueError(f"mean and std have 3 values each, or 1 for grey; got {mean} and {std}")
+    grey = not isinstance(input_size, int) and len(input_size) == 3 and input_size[0] == 1
+    if grey and len(mean) == 3:
+        return (sum(mean) / 3,), (sum(std) / 3,)
+    return mean, std
 
 
-def jitter_colors(image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
-    """Changes brightness, contrast and saturation by factors in [1 - strength, 1 + strength], in random order."""
-    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    factors = rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength, len(enhancers))
-    for i in rng.permutation(len(enhancers)):
-        image = enhancers[i](image).enhance(float(factors[i]))
-    return image
+def normalise(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Returns (pixel / 255 - mean) / std of an RGB picture, float32 (C, H, W), contiguous.
+
+    C is the number of means: 3, or 1 for a picture that is made grey first, as Pillow does.
+    """
+    pixels: np.ndarray = np.asarray(image.convert("L") if len(mean) == 1 else image)
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)
+    table = (levels - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]  # (C, 256)
+    result = np.empty((len(table), *pixels.shape[:2]), np.float32)
+    for channel, plane in enumerate(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)):
+        np.take(table[channel], plane, out=result[channel], mode="clip")  # the default mode copies `out`
+    return result
 
 
 def eval_transform(
@@ -130,64 +95,101 @@ def eval_transform(
     """Returns f(image) -> float32 (3, H, W), the preprocessing of eval, predict, infer and the export.
 
     input_size: side, (H, W) or (C, H, W) of the result.
+    mean, std: of R, G and B; with one value each, or input_size (1, H, W), the result is grey, (1, H, W).
     crop_mode: `center` resizes so that the picture covers input_size / crop_pct (rounded down) and crops the centre;
     `squash` resizes both sides to input_size, whatever the proportions, and does not use crop_pct.
     """
     height, width = to_size(input_size)
+    mean, std = channel_statistics(mean, std, input_size)
+    resample = RESAMPLE[interpolation]
 
     def transform(image: Picture) -> np.ndarray:
         picture = to_picture(image)
         if crop_mode == "squash":
-            picture = resize(picture, height, width, interpolation)
+            picture = resize(picture, height, width, resample)
         else:
             cover = math.floor(height / crop_pct), math.floor(width / crop_pct)
-            picture = center_crop(resize_to_cover(picture, *cover, interpolation), height, width)
+            picture = center_crop(resize_to_cover(picture, *cover, resample), height, width)
         return normalise(picture, mean, std)
 
     return transform
+
+
+def _happens(rng: np.random.Generator, prob: float) -> bool:
+    """Returns whether something of probability `prob` happens; nothing is drawn where it is certain."""
+    return prob > 0.0 and (prob >= 1.0 or rng.random() < prob)
+
+
+def _flip(image: Image.Image, rng: np.random.Generator, hflip: float, vflip: float) -> Image.Image:
+    if rng.random() < hflip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if rng.random() < vflip:
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return image
+
+
+def _fill(mean: tuple[float, ...]) -> Fill:
+    levels = [min(255, max(0, round(255 * value))) for value in mean]
+    return (levels[0], levels[0], levels[0]) if len(levels) == 1 else (levels[0], levels[1], levels[2])
 
 
 def train_transform(
     *,
     input_size: int | tuple[int, ...] = 224,
     aug: bool = True,
+    train_crop_mode: Literal["rrc", "src"] = "rrc",
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: Interpolation = "bicubic",
+    train_interpolation: Interpolation | Literal["random"] | None = None,
     hflip: float = 0.5,
     vflip: float = 0.0,
     color_jitter: float = 0.4,
+    color_jitter_prob: float = 1.0,
+    grayscale_prob: float = 0.0,
+    gaussian_blur_prob: float = 0.0,
     aa: str | None = None,
-    interpolation: Interpolation = "bicubic",
     reprob: float = 0.0,
     remode: Literal["const", "rand", "pixel"] = "pixel",
     recount: int = 1,
+    recount_min: int = 1,
+    rearea: tuple[float, float] = (0.02, 1 / 3),
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> TrainTransform:
-    """Returns f(image, rng) -> float32 (3, H, W): random crop, flips, RandAugment or colour jitter, erasing.
+    """Returns f(image, rng) -> float32 (C, H, W): crop, flips, aa, colour jitter, grey, blur, normalising, erasing.
 
-    The arguments are the options of the same names. Colour jitter is off while `aa` is on, as in timm. `aug=False`
-    resizes to cover input_size and crops the centre. All randomness comes from `rng`.
+    The arguments are the options of the same names, the order is timm's. Colour jitter is off while `aa` is on, unless
+    that is 3a. `train_interpolation` none is `interpolation`; random chooses for the crop and for each operation of aa.
+    With one mean, or input_size (1, H, W), the result is grey, (1, H, W), and all before is done in colour. `aug=False`
+    resizes to cover input_size and crops the centre, with `interpolation`. All randomness comes from `rng`.
     """
-    size = to_size(input_size)
     if not aug:
-        plain = eval_transform(input_size=size, crop_pct=1.0, interpolation=interpolation, mean=mean, std=std)
+        plain = eval_transform(input_size=input_size, crop_pct=1.0, interpolation=interpolation, mean=mean, std=std)
         return lambda image, rng: plain(image)
-    config = None if aa is None else parse_rand_augment(aa)
-    fill = (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2]))
+    size = to_size(input_size)
+    channel_mean, channel_std = channel_statistics(mean, std, input_size)
+    chosen = train_interpolation or interpolation
+    canvas = Canvas(fill=_fill(mean), resamples=RANDOM_RESAMPLES if chosen == "random" else (RESAMPLE[chosen],))
+    policy = None if aa is None else parse_aa(aa)
+    jitter_prob = color_jitter_prob if color_jitter > 0 and aa in (None, "3a") else 0.0
 
     def transform(image: Picture, rng: np.random.Generator) -> np.ndarray:
-        picture = to_picture(image)
-        picture = random_resized_crop(picture, rng, size=size, scale=scale, ratio=ratio, interpolation=interpolation)
-        if rng.random() < hflip:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if rng.random() < vflip:
-            picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-        if config is not None:
-            picture = rand_augment(picture, rng, config=config, fill=fill, resample=RESAMPLE[interpolation])
-        elif color_jitter > 0:
+        picture, resample = to_picture(image), canvas.draw_resample(rng)
+        if train_crop_mode == "rrc":
+            picture = random_resized_crop(picture, rng, size=size, scale=scale, ratio=ratio, resample=resample)
+        else:
+            picture = simple_random_crop(picture, rng, size=size, resample=resample)
+        picture = _flip(picture, rng, hflip, vflip)
+        if policy is not None:
+            picture = policy(picture, rng, canvas)
+        if _happens(rng, jitter_prob):
             picture = jitter_colors(picture, rng, color_jitter)
-        array = normalise(picture, mean, std)
-        return random_erasing(array, rng, prob=reprob, mode=remode, max_count=recount)
+        if _happens(rng, grayscale_prob):
+            picture = to_grey(picture)
+        if _happens(rng, gaussian_blur_prob):
+            picture = gaussian_blur(picture, rng.uniform(*BLUR_SIGMA))
+        array = normalise(picture, channel_mean, channel_std)
+        return random_erasing(array, rng, prob=reprob, mode=remode, counts=(recount_min, recount), area=rearea)
 
     return transform

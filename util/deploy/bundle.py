@@ -55,6 +55,9 @@ class Manifest:
         """Raises a ValueError where values do not have the form that the export writes."""
         if len(self.input_shape) != 4 or not all(n is None or type(n) is int for n in self.input_shape):
             raise ValueError(f"input_shape {self.input_shape}")
+        size = self.preprocessing().input_size
+        if any(n not in (None, given) for n, given in zip(self.input_shape[1:], size, strict=True)):
+            raise ValueError(f"input_shape {self.input_shape} for images {size}")
         if len(self.class_names) != self.num_classes or not all(isinstance(n, str) for n in self.class_names):
             raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
         if not isinstance(self.sha256, dict):

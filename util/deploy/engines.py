@@ -7,7 +7,7 @@ import numpy as np
 from util.deploy.bundle import Bundle
 from util.errors import UsageError, WeightsError
 
-Forward = Callable[[np.ndarray], np.ndarray]  # images float32 (B, 3, H, W) -> logits float32 (B, K)
+Forward = Callable[[np.ndarray], np.ndarray]  # images float32 (B, C, H, W) -> logits float32 (B, K)
 
 
 def paddle_engine(bundle: Bundle, *, device: str, threads: int, onednn: bool) -> Forward:

@@ -90,10 +90,11 @@ def _write(model: nn.Layer, manifest: Manifest, folder: Path) -> None:
 def _difference(model: nn.Layer, bundle: Bundle, threads: int, sizes: list[tuple[int, int]]) -> float:
     forward = paddle_engine(bundle, device="cpu", threads=threads, onednn=True)
     rng = np.random.default_rng(0)
+    channels = bundle.manifest.preprocessing().input_size[0]
     largest = 0.0
     for height, width in sizes:
         for batch in CHECK_BATCHES:
-            images = rng.standard_normal((batch, 3, height, width), dtype=np.float32)
+            images = rng.standard_normal((batch, channels, height, width), dtype=np.float32)
             expected = model(paddle.to_tensor(images)).numpy()
             if not np.isfinite(expected).all():
                 raise NonFiniteLossError("the model gives NaN or infinite logits; nothing was written")

@@ -12,7 +12,7 @@ class OptimOptions:
     """optimisation"""
 
     opt: Literal["sgd", "momentum", "adam", "adamw", "lamb", "lion"] = setting(
-        "adamw", "optimizer; decay is decoupled in adamw, lamb and lion, L2 in the others"
+        "adamw", "optimizer; weight decay is decoupled in adamw and lion, L2 in sgd, momentum and adam"
     )
     opt_eps: float | None = setting(None, "epsilon of adam, adamw and lamb; none: 1e-8, lamb 1e-6")
     opt_betas: tuple[float, float] | None = setting(

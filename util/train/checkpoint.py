@@ -23,6 +23,7 @@ from paddle.optimizer import Optimizer
 
 from util.distributed import World
 from util.errors import MismatchError, MissingInputError, OutputError, SaveError, WeightsError
+from util.train.batch_norm import moving_statistics
 from util.train.ema import ModelEma
 from util.train.optim import optimizer_tensors, set_optimizer_tensors
 from util.weights import EMA, MODEL, checked_state, set_weights
@@ -110,8 +111,7 @@ class TrainState:
     def average_statistics(self, world: World) -> None:
         """Replaces BatchNorm's running statistics, each process's own while training, by their mean."""
         for model in self.models():
-            names = ("_mean", "_variance")
-            world.mean_([tensor for name, tensor in model.state_dict().items() if name.endswith(names)])
+            world.mean_(moving_statistics(model))
 
     def restore(self, container: Container, source: str) -> None:
         """Sets everything to a checkpoint's content."""

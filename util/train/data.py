@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from util.data.dataset import ImageDataset, ImageList, load_split, readable_names
+from util.data.dataset import ImageDataset, ImageList, load_split, readable_names, take
 from util.data.loader import eval_loader, make_loader
 from util.data.mixup import Mixer
 from util.data.preprocessing import Preprocessing
 from util.data.sampler import EvalBatches, TrainBatches
-from util.data.transforms import train_transform
+from util.data.transforms import TrainTransform, train_transform
 from util.distributed import World
-from util.errors import MismatchError
-from util.options import AugmentOptions, DataOptions
+from util.errors import MismatchError, UsageError
+from util.options import AugmentOptions, DataOptions, LoaderOptions, MixOptions, TrainDataOptions
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,26 @@ class Splits:
     class_names: list[str]
 
 
-def load_splits(data: DataOptions, *, num_classes: int | None, names_file: str | None) -> Splits:
+def load_splits(
+    data: DataOptions, train_data: TrainDataOptions, *, num_classes: int | None, names_file: str | None, seed: int
+) -> Splits:
     """Finds the images and checks that both splits agree on the classes.
 
     num_classes: None is the number of class folders, or the largest label of the list plus one.
     names_file: file with a line `id name` for each class.
+    seed: chooses the images of `num_samples`.
     """
     train = load_split(
         data.data_dir,
-        data.train_split,
-        list_path=data.cls_label_path_train,
+        train_data.train_split,
+        list_path=train_data.cls_label_path_train,
         delimiter=data.delimiter,
         num_classes=num_classes,
     )
     folders = train.class_names
     if folders is not None and num_classes not in (None, len(folders)):
         raise MismatchError(
-            f"{data.data_dir}/{data.train_split} has {len(folders)} class folders, not {num_classes}; leave out "
+            f"{data.data_dir}/{train_data.train_split} has {len(folders)} class folders, not {num_classes}; leave out "
             "--num_classes"
         )
     num_classes = num_classes or (int(train.labels.max()) + 1 if folders is None else len(folders))
@@ -53,7 +56,35 @@ def load_splits(data: DataOptions, *, num_classes: int | None, names_file: str |
         class_names=folders,
         num_classes=num_classes,
     )
+    if train_data.num_samples is not None:
+        train = take(train, train_data.num_samples, seed=seed)
     return Splits(train, val, num_classes, readable_names(folders, num_classes, names_file))
+
+
+def _train_transform(augment: AugmentOptions, preprocessing: Preprocessing) -> TrainTransform:
+    return train_transform(
+        input_size=preprocessing.input_size,
+        aug=augment.aug,
+        train_crop_mode=augment.train_crop_mode,
+        scale=augment.scale,
+        ratio=augment.ratio,
+        interpolation=preprocessing.interpolation,
+        train_interpolation=augment.train_interpolation,
+        hflip=augment.hflip,
+        vflip=augment.vflip,
+        color_jitter=augment.color_jitter,
+        color_jitter_prob=augment.color_jitter_prob,
+        grayscale_prob=augment.grayscale_prob,
+        gaussian_blur_prob=augment.gaussian_blur_prob,
+        aa=augment.aa,
+        reprob=augment.reprob,
+        remode=augment.remode,
+        recount=augment.recount,
+        recount_min=augment.recount_min,
+        rearea=augment.rearea,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+    )
 
 
 class TrainingData:
@@ -65,12 +96,17 @@ class TrainingData:
         *,
         preprocessing: Preprocessing,
         augment: AugmentOptions,
+        mix: MixOptions,
+        smoothing: float,
+        loader: LoaderOptions,
         batch_size: int,
-        num_workers: int,
         eval_batch_size: int,
         seed: int,
         world: World,
     ) -> None:
+        if mix.mixup_mode == "half" and batch_size < 2:
+            raise UsageError("mixup_mode half makes one image of two: batch_size must be at least 2")
+        self.splits = splits
         self.sampler = TrainBatches(
             num_images=len(splits.train),
             batch_size=batch_size,
@@ -82,43 +118,39 @@ class TrainingData:
         self.val_batches = EvalBatches(
             num_images=len(splits.val), batch_size=eval_batch_size, rank=world.rank, world_size=world.size
         )
-        transform = train_transform(
-            input_size=preprocessing.input_size,
-            aug=augment.aug,
-            scale=augment.scale,
-            ratio=augment.ratio,
-            hflip=augment.hflip,
-            vflip=augment.vflip,
-            color_jitter=augment.color_jitter,
-            aa=augment.aa,
-            interpolation=preprocessing.interpolation,
-            reprob=augment.reprob,
-            remode=augment.remode,
-            recount=augment.recount,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-        )
+        self.num_workers = loader.num_workers
+        self.train_set = ImageDataset(splits.train, _train_transform(augment, preprocessing), seed=seed)
         self._train_loader = make_loader(
-            ImageDataset(splits.train, transform, seed=seed), self.sampler, num_workers=num_workers
+            self.train_set,
+            self.sampler,
+            num_workers=loader.num_workers,
+            shared_memory=loader.shared_memory,
         )
-        self.val_loader = eval_loader(splits.val, self.val_batches, preprocessing, num_workers)
-        self._mixing_ends = augment.mixup_off_epoch or None
-        self._mixer = Mixer(
-            mixup=augment.mixup,
-            cutmix=augment.cutmix,
-            prob=augment.mixup_prob,
-            switch_prob=augment.mixup_switch_prob,
-            num_classes=splits.num_classes,
-            smoothing=augment.smoothing,
+        self.val_loader = eval_loader(
+            splits.val,
+            self.val_batches,
+            preprocessing,
+            num_workers=loader.num_workers,
+            shared_memory=loader.shared_memory,
         )
-        self._no_mixer = Mixer(
-            mixup=0.0,
-            cutmix=0.0,
-            prob=0.0,
-            switch_prob=0.0,
-            num_classes=splits.num_classes,
-            smoothing=augment.smoothing,
+        self._mixing_ends = mix.mixup_off_epoch or None
+        self._mixer, self._no_mixer = (
+            Mixer(
+                mixup=m.mixup,
+                cutmix=m.cutmix,
+                cutmix_minmax=m.cutmix_minmax,
+                prob=m.mixup_prob,
+                switch_prob=m.mixup_switch_prob,
+                mode=m.mixup_mode,
+                num_classes=splits.num_classes,
+                smoothing=smoothing,
+            )
+            for m in (mix, MixOptions())
         )
+
+    def images_per_update(self, update_freq: int) -> int:
+        """Returns the effective batch: images of all processes and micro-batches of an update."""
+        return self.sampler.batch_size * self.sampler.world_size * update_freq
 
     def epoch(self, epoch: int) -> Iterator[Any]:
         """Returns the micro-batches of an epoch."""

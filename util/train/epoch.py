@@ -15,9 +15,8 @@ from util.data.loader import refuse_bad_images
 from util.data.sampler import MIXING, MODEL, stream
 from util.distributed import World
 from util.errors import NonFiniteLossError
-from util.options import ScheduleOptions
 from util.train.data import TrainingData
-from util.train.schedule import learning_rate
+from util.train.schedule import Schedule
 from util.train.step import TrainStep
 
 
@@ -85,18 +84,21 @@ def train_one_epoch(
     data: TrainingData,
     *,
     epoch: int,
-    schedule: ScheduleOptions,
+    first_update: int,
+    schedule: Schedule,
     log: Logger,
     log_interval: int,
     world: World,
 ) -> EpochResult:
     """Trains on an epoch's micro-batches and returns its means over all processes.
 
+    first_update: updates of the run before this epoch.
+
     All randomness of an iteration follows from (seed, epoch, iteration, rank): dropout and stochastic depth differ
     between ranks, and a resumed run needs no generator state. A NaN or infinite loss raises on every rank.
     """
     step.model.train()
-    sampler, mixer, update_freq = data.sampler, data.mixer(epoch), step.options.update_freq
+    sampler, mixer, update_freq = data.sampler, data.mixer(epoch), step.update_freq
     num_batches = len(sampler)
     num_updates = math.ceil(num_batches / update_freq)
     meter, norms, lr = _Meter(), [], 0.0
@@ -108,14 +110,14 @@ def train_one_epoch(
         update, place = divmod(iteration, update_freq)
         group_size = min(update_freq, num_batches - update * update_freq)
         last = place == group_size - 1
-        lr = learning_rate(epoch if schedule.t_in_epochs else epoch + update / num_updates, schedule)
+        lr = schedule.at(epoch + update / num_updates)
 
         key = (epoch, iteration, world.rank)
         paddle.seed(int(stream(sampler.seed, MODEL, *key).generate_state(1)[0]))
         images, targets = mixer(images, labels, np.random.default_rng(stream(sampler.seed, MIXING, *key)))
         loss = step.accumulate(images, targets, group_size=group_size, last=last)
         if last:
-            norms.append(step.update(lr))
+            norms.append(step.update(lr, first_update + update))
 
         meter.add(loss, wait)
         bar.update()

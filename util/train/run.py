@@ -1,7 +1,7 @@
 """A run from outside: where it continues, what it writes after each epoch."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from logging import Logger
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,49 @@ def describe_run(
         "settings": {**result, "processes": processes, "training files": splits.train.fingerprint()},
         "versions": {"paddle": paddle.__version__, "threads": threads},
     }
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """A run whose folder is open: what it is, and the checkpoint that it continues from, if there is one."""
+
+    folder: RunFolder
+    description: dict[str, Any]  # what a checkpoint says about its model and its run
+    config: dict[str, Any]  # every resolved setting, for args.yaml
+    container: Container | None
+
+
+def start_run(
+    options: RunOptions,
+    splits: Splits,
+    *,
+    config: dict[str, Any],
+    result_names: Collection[str],
+    resume: str | None,
+    threads: int,
+    world: World,
+    log: Logger,
+) -> RunStart:
+    """Opens the folder of the run and finds where it continues.
+
+    config: every resolved setting; result_names: those that change the result, which must be equal when it is resumed.
+    """
+    result = {name: value for name, value in config.items() if name in result_names}
+    description = describe_run(splits, config=config, result=result, processes=world.size, threads=threads)
+    folder = RunFolder(options.output, options.experiment or config["model"])
+    container = find_start(
+        folder,
+        resume=resume,
+        restart=options.restart,
+        checkpoint_interval=options.checkpoint_interval,
+        settings=description["settings"],
+        world=world,
+        log=log,
+    )
+    if container is not None:
+        found = container.state["progress"]
+        log.info(f"{folder.path}: found epoch {found['epoch']}, update {found['update']}")
+    return RunStart(folder, description, config, container)
 
 
 def find_start(
@@ -91,30 +134,27 @@ class RunRecorder:
 
     def __init__(
         self,
-        folder: RunFolder,
+        start: RunStart,
         state: TrainState,
         *,
         options: RunOptions,
-        description: Mapping[str, Any],
-        config: Mapping[str, Any],
         world: World,
         log: Logger,
     ) -> None:
-        self.folder = folder
+        self.folder = start.folder
         self.state = state
         self.options = options
-        self.description = description
+        self.description = start.description
         self.world = world
         self.log = log
-        self.epoch_log = EpochLog(folder.path / "log.txt")
+        self.epoch_log = EpochLog(self.folder.path / "log.txt")
         self.wandb: WandbRun | None = None
         if world.is_main:
             self.epoch_log.keep_before(state.progress.epoch)
-            folder.write_text(
-                "args.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None)
-            )
+            text = yaml.safe_dump(start.config, sort_keys=False, allow_unicode=True, default_flow_style=None)
+            self.folder.write_text("args.yaml", text)
             if options.log_wandb:
-                self._start_wandb(config)
+                self._start_wandb(start.config)
 
     def _start_wandb(self, config: Mapping[str, Any]) -> None:
         self.wandb = WandbRun(

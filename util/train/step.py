@@ -6,15 +6,11 @@ import paddle
 from paddle import Tensor
 
 from util.distributed import World
-from util.options import OptimOptions
+from util.options import OptimOptions, PrecisionOptions
 from util.train.checkpoint import TrainState
-from util.train.loss import soft_cross_entropy
-
-
-def gradient_norm(parameters: list[Tensor]) -> Tensor:
-    """Returns the L2 norm of all gradients together, a scalar on the device."""
-    squares = [paddle.sum(p.grad.astype("float32") ** 2) for p in parameters if p.grad is not None]
-    return paddle.sqrt(paddle.sum(paddle.stack(squares)))
+from util.train.clip import gradient_norm, make_clip
+from util.train.loss import Loss
+from util.train.precision import autocast, skipped
 
 
 class TrainStep:
@@ -24,13 +20,19 @@ class TrainStep:
     With several processes, gradients are averaged over them, at the last micro-batch of an update only.
     """
 
-    def __init__(self, state: TrainState, options: OptimOptions, world: World) -> None:
+    def __init__(
+        self, state: TrainState, *, optim: OptimOptions, precision: PrecisionOptions, loss: Loss, world: World
+    ) -> None:
         self.model = paddle.DataParallel(state.model) if world.size > 1 else state.model
         self.optimizer = state.optimizer
-        self.options = options
         self.ema = state.ema
         self.scaler = state.scaler
+        self.loss = loss
+        self.update_freq = optim.update_freq
+        self.precision = precision
         self.parameters = [p for p in state.model.parameters() if not p.stop_gradient]
+        limit = optim.clip_grad
+        self.clip = None if limit is None else make_clip(state.model, mode=optim.clip_mode, limit=limit)
 
     def accumulate(self, images: Tensor, targets: Tensor, *, group_size: int, last: bool) -> Tensor:
         """Adds the gradient of one micro-batch, images (B, 3, H, W), targets (B, K); returns its mean loss, detached.
@@ -39,36 +41,28 @@ class TrainStep:
         """
         local = isinstance(self.model, paddle.DataParallel) and not last
         with self.model.no_sync() if local else contextlib.nullcontext():
-            with paddle.amp.auto_cast(enable=self.options.amp, dtype=self.options.amp_dtype):
+            with autocast(self.precision):
                 logits = self.model(images)
-            loss = soft_cross_entropy(logits, targets)
+            loss = self.loss(logits, targets)
             self.scaler.scale(loss / group_size).backward()
         return loss.detach()
 
     @paddle.no_grad()
-    def update(self, lr: float) -> Tensor:
-        """Clips, steps, updates the average, clears the gradients; returns the gradient's norm before clipping."""
+    def update(self, lr: float, number: int) -> Tensor:
+        """Clips, steps, moves the average, clears the gradients; returns the gradient's norm before clipping.
+
+        number: how many updates the run made before this one, skipped ones included.
+
+        When fp16 overflowed, the norm is not finite, and neither the weights nor the average move.
+        """
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.parameters)
-        self._clip(norm)
+        if self.clip is not None:
+            self.clip(norm)
         self.optimizer.set_lr(lr)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.clear_grad(set_to_zero=False)
-        if self.ema is not None:
-            self.ema.update()
+        if self.ema is not None and not skipped(self.scaler):
+            self.ema.update(number)
         return norm
-
-    def _clip(self, norm: Tensor) -> None:
-        limit = self.options.clip_grad
-        if limit is None:
-            return
-        if self.options.clip_mode == "norm":
-            factor = paddle.clip(limit / (norm + 1e-6), max=1.0)
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                continue
-            if self.options.clip_mode == "norm":
-                parameter.grad.multiply_(factor.astype(parameter.grad.dtype))
-            else:
-                parameter.grad.clip_(-limit, limit)

@@ -18,7 +18,7 @@ from util.weights.container import is_container, read_container, read_plain
 if TYPE_CHECKING:
     from paddle import nn
 
-__all__ = ["LoadedWeights", "WeightsError", "load_pretrained", "load_weights", "read_weights", "set_weights"]
+__all__ = ["Loaded", "LoadedWeights", "WeightsError", "load_pretrained", "load_weights", "read_weights", "set_weights"]
 
 MODEL, EMA = "model/", "ema/"
 MAX_CLASSES = 1_000_000
@@ -68,8 +68,8 @@ def checked_state(state: Any, source: str) -> dict[str, Any]:
                 raise ValueError(f"class {what} are not a list of texts")
             if len(values) != num_classes:
                 raise ValueError(f"{len(values)} class {what} for {num_classes} classes")
-        if folders is not None and sorted(set(folders)) != folders:
-            raise ValueError("class folders are not sorted, or stand twice")
+        if folders is not None and len(set(folders)) < len(folders):
+            raise ValueError("a class folder stands twice")
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{source}: not a usable checkpoint: {type(error).__name__} {error}") from None
     return state
@@ -115,9 +115,53 @@ def set_weights(
     return left_out
 
 
-def load_pretrained(model: "nn.Layer", path: str | Path) -> list[str]:
-    """Loads weights to start from; a head for other classes keeps its initialisation. Returns the names left out."""
-    return set_weights(model, read_weights(path).tensors, source=str(path), replaceable=HEAD)
+@dataclass(frozen=True)
+class Loaded:
+    """What `load_pretrained` did not take from the file as it is: names of parameters."""
+
+    new_head: list[str]
+    adapted: list[str]
+
+    def __str__(self) -> str:
+        head = f"; a new head: {', '.join(self.new_head)} had another shape" if self.new_head else ""
+        return head + (f"; for another number of channels: {', '.join(self.adapted)}" if self.adapted else "")
+
+
+def load_pretrained(model: "nn.Layer", path: str | Path) -> Loaded:
+    """Loads weights to start from.
+
+    A head for other classes keeps its initialisation. A first convolution for another number of input channels is
+    made from the file's (`adapt_channels`). Any other difference is a WeightsError, as in `set_weights`.
+    """
+    tensors = read_weights(path).tensors
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    bridged = [name for name in shapes if name in tensors and _can_adapt(tensors[name], shapes[name])]
+    adapted = bridged if len(bridged) == 1 else []  # several of them: another model, not other images
+    for name in adapted:
+        tensors[name] = adapt_channels(tensors[name], shapes[name][1])
+    return Loaded(set_weights(model, tensors, source=str(path), replaceable=HEAD), adapted)
+
+
+def _can_adapt(weight: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether a weight is a convolution's that differs from `shape` (out, in, kh, kw) in `in` alone, and bridgeably."""
+    if weight.dtype.kind != "f" or weight.ndim != 4 or len(shape) != 4 or weight.shape[1] == shape[1]:
+        return False
+    same_otherwise = (weight.shape[0], *weight.shape[2:]) == (shape[0], *shape[2:])
+    return same_otherwise and (shape[1] == 1 or shape[1] > weight.shape[1])
+
+
+def adapt_channels(weight: np.ndarray, channels: int) -> np.ndarray:
+    """Returns a convolution's weights (out, in, kh, kw) for another number of input channels: one, or more than `in`.
+
+    For one they are summed over `in`; for more they are repeated in order, each divided by how often it stands. So a
+    grey picture, the same in all channels, gets the response that it had before.
+    """
+    weight = weight.astype(np.float32, copy=False)
+    if channels == 1:
+        return weight.sum(axis=1, keepdims=True)
+    source = np.arange(channels) % weight.shape[1]
+    times = np.bincount(source)[source].astype(np.float32)
+    return weight[:, source] / times[:, None, None]
 
 
 def load_weights(model: "nn.Layer", path: str | Path) -> None:

@@ -1,12 +1,16 @@
 """Which images a data set has: folders, list files, class names, and the faults that are reported."""
 
 import re
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.cifar_files import NAMES_10, pack, write_cifar
 from tests.trees import write_picture, write_tree
 from util.data.dataset import (
     BadImage,
@@ -18,9 +22,11 @@ from util.data.dataset import (
     read_list,
     readable_names,
     scan_folder,
+    take,
 )
+from util.data.sampler import TrainBatches
 from util.data.transforms import eval_transform
-from util.errors import DataError, MismatchError, MissingInputError
+from util.errors import DataError, MismatchError, MissingInputError, UsageError
 
 
 def _touch(root: Path, *names: str) -> Path:
@@ -184,6 +190,127 @@ def test_list_that_is_not_utf8_or_not_there(data: Path) -> None:
         read_list(data / "gone.txt", data)
     with pytest.raises(DataError, match=r"/sub: is not a regular file"):
         read_list(data / "sub", data)
+
+
+# --- CIFAR
+
+
+@pytest.fixture
+def cifar(tmp_path: Path) -> Path:
+    write_cifar(tmp_path / "extracted", "cifar-10-batches-py")
+    return pack(tmp_path / "extracted", "cifar-10-batches-py", tmp_path / "cifar-10-python.tar.gz")
+
+
+def test_cifar_has_its_own_splits(cifar: Path) -> None:
+    train, val = load_split(str(cifar), "train"), load_split(str(cifar), "val")
+    assert (len(train), len(val)) == (15, 4)
+    assert train.class_names == val.class_names == NAMES_10
+    assert load_split(str(cifar), "test").fingerprint() == val.fingerprint()
+    assert load_split(str(cifar.parent / "extracted"), "train").fingerprint() == train.fingerprint()
+    assert train.path(4) == f"{cifar}/data_batch_2[1]"
+    with pytest.raises(UsageError, match=r"the splits train and test \(also called val\); got valid"):
+        load_split(str(cifar), "valid")
+
+
+def test_cifar_is_matched_with_the_classes_of_training_by_name(cifar: Path) -> None:
+    own = load_split(str(cifar), "val")
+    known = ["zebra", *reversed(NAMES_10)]
+    found = load_split(str(cifar), "val", class_names=known)
+    assert found.class_names == known
+    assert [known[label] for label in found.labels] == [NAMES_10[label] for label in own.labels]
+    with pytest.raises(MismatchError, match=r"the classes airplane are not among the 3 classes of training"):
+        load_split(str(cifar), "val", class_names=NAMES_10[1:])
+
+
+def test_a_folder_with_the_split_is_not_searched_for_cifar(cifar: Path) -> None:
+    write_tree(cifar.parent, num_classes=2, train=1, val=1)
+    assert load_split(str(cifar.parent), "train").paths[0].endswith(".JPEG")
+
+
+def test_other_files_and_lists_do_not_go_for_data(cifar: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is not a folder.*--cls_label_path_"):
+        load_split(str(cifar), "train", list_path="list.txt")
+    (tmp_path / "x.zip").write_text("nothing")
+    with pytest.raises(DataError, match=r"x\.zip: neither a folder nor an archive of CIFAR-10 or CIFAR-100"):
+        load_split(str(tmp_path / "x.zip"), "train")
+    _touch(tmp_path / "own", "dog/1.jpg", "cat/1.jpg")
+    with pytest.raises(MissingInputError, match=r"python -m util\.data\.split .*/own"):
+        load_split(str(tmp_path / "own"), "train")
+
+
+def test_pixels_of_an_archive_are_samples_like_any(cifar: Path) -> None:
+    images = load_split(str(cifar), "train")
+    assert images.pixels is not None
+    picture = images.image(7)
+    assert (picture.mode, picture.size) == ("RGB", (32, 32))
+    np.testing.assert_array_equal(np.asarray(picture), images.pixels[7])
+    transform = eval_transform(input_size=16)
+    sample = ImageDataset(images, lambda image, rng: transform(image), seed=0)[(0, 7, 0)]
+    assert not isinstance(sample, BadImage)
+    np.testing.assert_array_equal(sample[0], transform(Image.fromarray(images.pixels[7])))
+    assert sample[1:] == (images.labels[7], 7)
+
+
+def test_fingerprint_of_files_is_what_checkpoints_have_and_of_pixels_covers_them(cifar: Path) -> None:
+    files = ImageList(Path("/x"), ["train/a/1.jpg", "train/ä/2 3.jpg"], np.array([0, 1]), ["a", "ä"])
+    assert files.fingerprint() == "2 (493045ff6c5b)"
+    images = load_split(str(cifar), "train")
+    assert images.pixels is not None
+    changed = images.pixels.copy()
+    changed[3, 5, 7, 1] ^= 1
+    assert replace(images, pixels=changed).fingerprint() != images.fingerprint()
+    assert replace(images, pixels=images.pixels.copy()).fingerprint() == images.fingerprint()
+
+
+# --- some of the images
+
+
+def _of(labels: list[int]) -> ImageList:
+    pixels = np.arange(len(labels), dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 1, 3), np.uint8)
+    return ImageList(Path("x"), [f"{i}.jpg" for i in range(len(labels))], np.array(labels), None, pixels)
+
+
+@pytest.mark.parametrize(("count", "expected"), [
+    (3, [1, 1, 1]), (6, [2, 2, 2]), (9, [4, 2, 3]), (9, [3, 2, 4]), (12, [5, 2, 5]), (14, [7, 2, 5]), (17, [10, 2, 5]),
+])  # fmt: skip
+def test_take_is_as_even_as_the_classes_allow(count: int, expected: list[int]) -> None:
+    images = _of([0] * 10 + [4] * 2 + [7] * 5)
+    found = [Counter(take(images, count, seed=seed).labels.tolist()) for seed in range(20)]
+    counts = [[c[label] for label in (0, 4, 7)] for c in found]
+    assert expected in counts
+    assert all(sorted(c) == sorted(expected) for c in counts)
+
+
+def test_take_keeps_order_and_what_belongs_together() -> None:
+    images = _of([i % 3 for i in range(60)])
+    found = take(images, 20, seed=1)
+    indices = [int(path.removesuffix(".jpg")) for path in found.paths]
+    assert indices == sorted(set(indices))
+    assert found.labels.tolist() == [i % 3 for i in indices]
+    assert found.pixels is not None
+    assert found.pixels[:, 0, 0, 0].tolist() == indices
+
+
+def test_take_is_a_pure_function_and_smaller_counts_are_parts_of_larger_ones() -> None:
+    images = _of([i % 7 for i in range(100)])
+    chosen = {count: take(images, count, seed=5).paths for count in (1, 10, 40, 100)}
+    assert chosen[40] == take(images, 40, seed=5).paths != take(images, 40, seed=6).paths
+    assert set(chosen[1]) < set(chosen[10]) < set(chosen[40]) < set(chosen[100])
+    first = [index for _, index, _ in next(iter(TrainBatches(num_images=100, batch_size=40, seed=5)))]
+    assert {f"{i}.jpg" for i in first} != set(chosen[40])  # another stream than the order's
+
+
+def test_take_chooses_each_image_of_a_class_equally_often() -> None:
+    images = _of([0] * 10 + [1] * 10)
+    counts = np.zeros(20)
+    for seed in range(400):
+        counts[[int(path.removesuffix(".jpg")) for path in take(images, 6, seed=seed).paths]] += 1
+    assert abs(counts - 120).max() < 4 * np.sqrt(400 * 0.3 * 0.7)  # binomial: 3 of 10, 400 times
+
+
+def test_more_images_than_there_are_cannot_be_taken() -> None:
+    with pytest.raises(UsageError, match=r"num_samples 4 is more than the 3 training images; lower --num_samples"):
+        take(_of([0, 1, 2]), 4, seed=0)
 
 
 # --- class names

@@ -1,19 +1,26 @@
 """Batches: the same ones whatever the number of workers, with bad images as values."""
 
+import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.trees import write_picture
+from util.data import loader
 from util.data.dataset import BadImage, ImageDataset, ImageList, Sample, load_split
 from util.data.loader import collate, eval_loader, make_loader, refuse_bad_images
 from util.data.preprocessing import Preprocessing
 from util.data.sampler import EvalBatches, TrainBatches
 from util.data.transforms import eval_transform, train_transform
 from util.errors import DataError
+from util.log import NAME, start_logging
 
 PREPROCESSING = Preprocessing(
     input_size=(3, 16, 16), crop_pct=0.9, crop_mode="center", interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3
@@ -135,3 +142,100 @@ def test_evaluation_batches_are_the_evaluation_transform(images: ImageList) -> N
         sample = dataset[(0, index, 0)]
         assert not isinstance(sample, BadImage)
         np.testing.assert_array_equal(image, sample[0])
+
+
+# --- shared memory
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_shared_memory_is_what_paddle_is_told(
+    shared_memory: bool, images: ImageList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(loader, "DataLoader", lambda dataset, **options: told.append(options))
+    batches = EvalBatches(num_images=10, batch_size=4)
+    eval_loader(images, batches, PREPROCESSING, num_workers=2, shared_memory=shared_memory)
+    assert [options["use_shared_memory"] for options in told] == [shared_memory]
+
+
+def test_batches_are_the_same_without_shared_memory(images: ImageList) -> None:
+    batches = EvalBatches(num_images=10, batch_size=4)
+    without = eval_loader(images, batches, PREPROCESSING, num_workers=2, shared_memory=False)
+    _assert_equal(_to_numpy(without), _to_numpy(eval_loader(images, batches, PREPROCESSING, num_workers=0)))
+
+
+class _Lines(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname} {record.getMessage()}")
+
+
+def _warnings(images: ImageList, monkeypatch: pytest.MonkeyPatch, *, free: int, **options: Any) -> list[str]:
+    """Returns what the run's log says of /dev/shm with `free` bytes, for batches of 4 images of 3 x 16 x 16 float32."""
+    log = _Lines()
+    start_logging(is_main=True)
+    monkeypatch.setattr(logging.getLogger(NAME), "handlers", [log])
+    monkeypatch.setattr(loader, "DataLoader", lambda dataset, **options: None)
+    monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_bavail=free, f_frsize=1))
+    eval_loader(images, EvalBatches(num_images=10, batch_size=4), PREPROCESSING, **options)
+    return log.lines
+
+
+BATCH = 4 * 3 * 16 * 16 * 4  # bytes
+
+
+def test_small_shared_memory_is_told_before_workers_die_of_it(
+    images: ImageList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [line] = _warnings(images, monkeypatch, free=5 * BATCH - 1, num_workers=2)  # 2 for each worker, 1 in use
+    assert line.startswith("WARNING /dev/shm has 0 MB free, batches in flight need 0 MB")
+    assert "--no_shared_memory" in line
+
+
+@pytest.mark.parametrize(("free", "options"), [
+    (5 * BATCH, {"num_workers": 2}), (0, {"num_workers": 0}), (0, {"num_workers": 2, "shared_memory": False}),
+])  # fmt: skip
+def test_nothing_is_said_when_shared_memory_suffices_or_is_not_used(
+    free: int, options: dict[str, Any], images: ImageList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _warnings(images, monkeypatch, free=free, **options) == []
+
+
+def test_all_processes_of_a_machine_share_it(images: ImageList, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDLE_LOCAL_SIZE", "4")
+    assert len(_warnings(images, monkeypatch, free=20 * BATCH - 1, num_workers=2)) == 1
+
+
+CRASH = """
+import os, signal
+from util import runtime
+runtime.start(1)
+from util.data.loader import make_loader
+from util.data.sampler import EvalBatches
+from util.errors import run_script
+
+class Data:
+    def __getitem__(self, key):
+        os.kill(os.getpid(), signal.SIGBUS)  # as a write to a full /dev/shm ends
+
+def main(argv):
+    list(make_loader(Data(), EvalBatches(num_images=4, batch_size=1), num_workers=1))
+
+run_script(main)
+"""
+
+
+def test_worker_that_dies_is_one_line_and_the_run_can_be_continued() -> None:
+    root = Path(loader.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", CRASH], cwd=root, capture_output=True, text=True, errors="replace", timeout=60
+    )
+    assert done.returncode == 75
+    assert done.stderr.count("error: a process that loads images broke down") == 1
+    assert "--no_shared_memory" in done.stderr
+    assert "internal error" not in done.stderr

@@ -1,4 +1,4 @@
-"""RandAugment: timm's operations to the pixel, its strings, and how often what is applied."""
+"""RandAugment: its strings, its operations, and how often what is applied."""
 
 import re
 from collections import Counter
@@ -8,69 +8,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.reference import GOLDEN, picture
-from util.data import rand_augment as module
+from tests.util.data.timm_policies import BILINEAR, plain, record_operations, source
 from util.data.rand_augment import (
     OPERATIONS,
+    OPERATIONS_INCREASING,
     WEIGHTS,
     RandAugmentConfig,
-    apply_operation,
-    argument_of,
     parse_rand_augment,
     rand_augment,
 )
 from util.errors import UsageError
 
-FILL, RESAMPLE = (124, 116, 104), Image.Resampling.BICUBIC
-with np.load(GOLDEN / "timm_transforms.npz") as _file:
-    GOLDEN_PICTURE = _file["picture_48x64"]
-    GOLDEN_RESULTS = {key: _file[key] for key in _file.files if "|m=" in key}
-
-
-def _parts(key: str) -> tuple[str, float, float | None]:
-    name, magnitude, argument = key.split("|")
-    value = argument.removeprefix("args=")
-    return name, float(magnitude.removeprefix("m=")), float(value) if value else None
-
-
-def test_the_golden_picture_is_ours() -> None:
-    np.testing.assert_array_equal(picture(48, 64), GOLDEN_PICTURE)
-
-
-@pytest.mark.parametrize("key", GOLDEN_RESULTS)
-def test_operation_is_timms_to_the_pixel(key: str) -> None:
-    name, _, argument = _parts(key)
-    result = apply_operation(
-        Image.fromarray(GOLDEN_PICTURE), name.removesuffix("Increasing"), argument, fill=FILL, resample=RESAMPLE
-    )
-    np.testing.assert_array_equal(np.asarray(result), GOLDEN_RESULTS[key])
-
-
-@pytest.mark.parametrize("key", GOLDEN_RESULTS)
-def test_argument_is_timms_at_that_magnitude(key: str) -> None:
-    name, magnitude, expected = _parts(key)
-    operation = name.removesuffix("Increasing")
-    found = [argument_of(operation, magnitude, increasing=True, negate=negate) for negate in (False, True)]
-    if expected is None:
-        assert found == [None, None]
-    else:
-        assert any(value == pytest.approx(expected, abs=1e-9) for value in found)
-
-
-def test_every_operation_has_a_golden_result() -> None:
-    assert {_parts(key)[0].removesuffix("Increasing") for key in GOLDEN_RESULTS} == set(OPERATIONS)
-    with pytest.raises(ValueError, match="unknown operation Blur"):
-        apply_operation(Image.fromarray(GOLDEN_PICTURE), "Blur", 1.0, fill=FILL, resample=RESAMPLE)
-
-
-@pytest.mark.parametrize(
-    ("name", "at_2", "at_10"),
-    [("Posterize", 0, 4), ("Solarize", 51, 256), ("SolarizeAdd", 22, 110), ("Color", 0.46, 1.9)],
-)
-def test_arguments_without_inc(name: str, at_2: float, at_10: float) -> None:
-    found = [argument_of(name, magnitude, increasing=False, negate=True) for magnitude in (2.0, 10.0)]
-    assert found == pytest.approx([at_2, at_10])
-
+# What seed 0 draws for nine pictures of `rand-m9-mstd0.5-inc1`.
+STREAM: list[tuple[str, float | None]] = [
+    ("ShearY", -0.27961),
+    ("AutoContrast", None),
+    ("ShearY", -0.28564),
+    ("Rotate", 25.88475),
+    ("BrightnessIncreasing", 1.80283),
+    ("ShearY", 0.26019),
+]
 
 PARSED: dict[str, dict[str, Any]] = {
     "rand": {},
@@ -85,6 +42,13 @@ PARSED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("text", PARSED)
 def test_string_means(text: str) -> None:
     assert parse_rand_augment(text) == RandAugmentConfig(**PARSED[text])
+
+
+def test_defaults_and_operations_are_timms() -> None:
+    config, timm = parse_rand_augment("rand"), plain("defaults")["rand"]
+    assert {name: getattr(config, name) for name in timm} == timm
+    assert plain("choices")["rand"] == list(OPERATIONS)
+    assert plain("choices")["rand-inc1"] == list(OPERATIONS_INCREASING)
 
 
 @pytest.mark.parametrize(
@@ -120,19 +84,19 @@ def test_more_operations_than_w0_can_choose_from_are_refused() -> None:
 
 def _applied(monkeypatch: pytest.MonkeyPatch, text: str, *, images: int) -> list[list[tuple[str, float | None]]]:
     """Returns the operations and arguments that each of a number of images gets."""
-    calls: list[list[tuple[str, float | None]]] = []
-
-    def record(image: Image.Image, name: str, argument: float | None, *, fill: Any, resample: Any) -> Image.Image:
-        assert (fill, resample) == (FILL, RESAMPLE)
-        calls[-1].append((name, argument))
-        return image
-
-    monkeypatch.setattr(module, "apply_operation", record)
-    rng, image = np.random.default_rng(0), Image.new("RGB", (8, 8))
+    calls = record_operations(monkeypatch)
+    rng, image, result = np.random.default_rng(0), Image.new("RGB", (8, 8)), []
     for _ in range(images):
-        calls.append([])
-        rand_augment(image, rng, config=parse_rand_augment(text), fill=FILL, resample=RESAMPLE)
-    return calls
+        rand_augment(image, rng, config=parse_rand_augment(text), canvas=BILINEAR)
+        result.append(calls.copy())
+        calls.clear()
+    return result
+
+
+def test_numbers_are_drawn_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of their order would change every training that has been recorded."""
+    drawn = [call for image in _applied(monkeypatch, "rand-m9-mstd0.5-inc1", images=9) for call in image]
+    assert [(name, argument and round(argument, 5)) for name, argument in drawn] == STREAM
 
 
 @pytest.mark.parametrize(("text", "mean"), [("rand", 1.0), ("rand-p1-n3", 3.0), ("rand-n4-p0.25", 1.0), ("rand-p0", 0)])
@@ -144,11 +108,16 @@ def test_each_of_n_operations_is_applied_with_probability_p(
     assert max(counts) <= parse_rand_augment(text).num_ops
 
 
-def test_operations_are_drawn_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = _applied(monkeypatch, "rand-p1-n2", images=1500)
+@pytest.mark.parametrize(("text", "names"), [("rand-p1-n2", OPERATIONS), ("rand-p1-n2-inc1", OPERATIONS_INCREASING)])
+def test_operations_are_drawn_evenly(monkeypatch: pytest.MonkeyPatch, text: str, names: tuple[str, ...]) -> None:
+    calls = _applied(monkeypatch, text, images=1500)
     counts = Counter(name for image in calls for name, _ in image)
-    assert set(counts) == set(OPERATIONS)
+    assert set(counts) == set(names)
     assert all(150 <= count <= 250 for count in counts.values()), counts  # 200 expected
+
+
+def test_inc0_is_the_same_as_no_inc(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _applied(monkeypatch, "rand-m9-inc0", images=20) == _applied(monkeypatch, "rand-m9", images=20)
 
 
 def test_weighted_operations_are_drawn_by_weight_without_repetition(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,21 +151,7 @@ def test_magnitudes(monkeypatch: pytest.MonkeyPatch, text: str, low: float, high
     assert magnitudes.mean() == pytest.approx(mean, abs=0.5)
 
 
-@pytest.mark.parametrize("bits", range(9))
-def test_posterize_keeps_the_highest_bits(bits: int) -> None:
-    source = picture(12, 16, seed=3)
-    image = apply_operation(
-        Image.fromarray(source), "Posterize", bits, fill=(0, 0, 0), resample=Image.Resampling.BICUBIC
-    )
-    step = 2 ** (8 - bits)
-    np.testing.assert_array_equal(np.asarray(image), source.astype(int) // step * step)
-
-
-def test_no_magnitude_makes_an_operation_fail() -> None:
-    image = Image.fromarray(picture(12, 16, seed=3))
-    for name in OPERATIONS:
-        for magnitude in (0.0, 0.01, 5.0, 9.99, 10.0, 15.0):
-            for increasing, negate in ((True, True), (True, False), (False, False)):
-                argument = argument_of(name, magnitude, increasing=increasing, negate=negate)
-                result = apply_operation(image, name, argument, fill=(0, 0, 0), resample=Image.Resampling.BICUBIC)
-                assert (result.mode, result.size) == (image.mode, image.size)
+def test_pixels_change() -> None:
+    config = parse_rand_augment("rand-m9-p1-n3-inc1")
+    image = rand_augment(source(), np.random.default_rng(0), config=config, canvas=BILINEAR)
+    assert not np.array_equal(np.asarray(image), np.asarray(source()))

@@ -1,141 +1,63 @@
-"""The transforms against timm's results, and the training transform's options and distributions."""
+"""The training transform: each option, its default, the order of the parts, and how often they happen."""
 
 import inspect
-import math
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.reference import GOLDEN, picture
+from tests.reference import picture
+from tests.util.data.timm_policies import UNLIKELY, distance_to_uniform, plain
+from util.data import transforms as module
+from util.data.operations import Canvas
+from util.data.policies import Policy
 from util.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     eval_transform,
-    normalise,
-    random_resized_crop,
-    resize_to_cover,
-    to_size,
     train_transform,
 )
-
-EVAL_CASES: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
-    "eval_224_crop0.875_bicubic": ((375, 500, 1), {}),
-    "eval_384_squash_bicubic": ((375, 500, 1), {"input_size": 384, "crop_mode": "squash"}),
-    "eval_224_crop0.9_bilinear_180x300": ((180, 300, 2), {"crop_pct": 0.9, "interpolation": "bilinear"}),
-}
-
-
-@pytest.fixture(scope="module")
-def golden() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / "timm_transforms.npz") as file:
-        return {name: file[name] for name in file.files if name.startswith("eval_")}
-
-
-@pytest.mark.parametrize("name", EVAL_CASES)
-def test_evaluation_is_timms_to_the_pixel(name: str, golden: dict[str, np.ndarray]) -> None:
-    source, options = EVAL_CASES[name]
-    image = eval_transform(**options)(picture(*source))
-    side = options.get("input_size", 224)
-    assert (image.shape, image.dtype) == ((3, side, side), np.float32)
-    difference = np.abs(image[:, 100:108, 100:108] - golden[f"{name}|patch"]).max()
-    assert difference < 1e-6  # one grey level is 0.017: the pixels are equal
-    sums = [image.sum(dtype=np.float64), np.square(image, dtype=np.float64).sum()]
-    np.testing.assert_allclose(sums, golden[f"{name}|sum"], rtol=1e-4)
-
-
-def test_every_golden_evaluation_is_compared(golden: dict[str, np.ndarray]) -> None:
-    assert {name.partition("|")[0] for name in golden} == set(EVAL_CASES)
-
-
-def test_array_and_pil_picture_give_the_same() -> None:
-    pixels = picture(60, 90)
-    for transform in (eval_transform(input_size=32), lambda p: train_transform(input_size=32)(p, _rng())):
-        np.testing.assert_array_equal(transform(pixels), transform(Image.fromarray(pixels)))
-
-
-@pytest.mark.parametrize(
-    ("input_size", "expected"),
-    [(64, (64, 64)), ((64,), (64, 64)), ((48, 64), (48, 64)), ((3, 48, 64), (48, 64))],
-)
-def test_input_size_is_a_side_or_height_width(input_size: int | tuple[int, ...], expected: tuple[int, int]) -> None:
-    assert to_size(input_size) == expected
-    assert eval_transform(input_size=input_size)(picture(100, 120)).shape == (3, *expected)
-    assert train_transform(input_size=input_size)(picture(100, 120), _rng()).shape == (3, *expected)
-
-
-def test_crop_centre_half_pixels_round_to_even() -> None:
-    pixels = np.zeros((4, 7, 3), np.uint8)
-    pixels[..., 0] = np.arange(7)
-    image = eval_transform(input_size=4, crop_pct=1.0, mean=(0, 0, 0), std=(1 / 255,) * 3)(pixels)
-    assert image[0, 0].round().tolist() == [2, 3, 4, 5]  # (7 - 4) / 2 = 1.5 -> 2
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),  # width, height
-    [((300, 502), (224, 374)), ((502, 300), (374, 224)), ((224, 999), (224, 999)), ((100, 100), (224, 224))],
-)
-def test_covering_size_keeps_proportions_and_rounds_down(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert resize_to_cover(Image.new("RGB", size), 224, 224, "bilinear").size == expected
-
-
-def test_covering_size_of_an_oblong_target() -> None:
-    assert resize_to_cover(Image.new("RGB", (100, 100)), 32, 64, "bilinear").size == (64, 64)
-    assert resize_to_cover(Image.new("RGB", (300, 100)), 32, 64, "bilinear").size == (96, 32)
-
-
-def test_normalised_values() -> None:
-    image = Image.new("RGB", (2, 1), (0, 51, 255))
-    array = normalise(image, (0.0, 0.2, 0.5), (1.0, 0.5, 0.25))
-    np.testing.assert_allclose(array[:, 0, 1], [0.0, 0.0, 2.0], atol=1e-7)
-    assert array.flags.c_contiguous
-
-
-BAD_IMAGES: dict[str, Any] = {
-    "grey picture": Image.new("L", (8, 8)),
-    "alpha": Image.new("RGBA", (8, 8)),
-    "float": np.zeros((8, 8, 3), np.float32),
-    "grey array": np.zeros((8, 8), np.uint8),
-    "channels first": np.zeros((3, 8, 8), np.uint8),
-    "16 bit": np.zeros((8, 8, 3), np.uint16),
-}
-
-
-@pytest.mark.parametrize("name", BAD_IMAGES)
-def test_what_is_not_rgb_uint8_is_refused(name: str) -> None:
-    image = BAD_IMAGES[name]
-    with pytest.raises(ValueError, match="an image is"):
-        eval_transform(input_size=4)(image)
-    with pytest.raises(ValueError, match="an image is"):
-        train_transform(input_size=4)(image, _rng())
-
+from util.errors import UsageError
+from util.options import AugmentOptions
 
 # --- training: (options that both sides share, options of the one side)
 
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "input_size": ({}, {"input_size": 24}),
     "aug": ({}, {"aug": False}),
+    "train_crop_mode": ({}, {"train_crop_mode": "src"}),
     "scale": ({}, {"scale": (0.5, 0.6)}),
     "ratio": ({}, {"ratio": (1.0, 1.0)}),
+    "interpolation": ({}, {"interpolation": "nearest"}),
+    "train_interpolation": ({}, {"train_interpolation": "lanczos"}),
     "hflip": ({"hflip": 0.0}, {"hflip": 1.0}),
     "vflip": ({}, {"vflip": 1.0}),
     "color_jitter": ({}, {"color_jitter": 0.1}),
+    "color_jitter_prob": ({}, {"color_jitter_prob": 0.0}),
+    "grayscale_prob": ({}, {"grayscale_prob": 1.0}),
+    "gaussian_blur_prob": ({}, {"gaussian_blur_prob": 1.0}),
     "aa": ({}, {"aa": "rand-m9-n6-p1-inc1"}),
-    "interpolation": ({}, {"interpolation": "nearest"}),
     "reprob": ({}, {"reprob": 1.0}),
     "remode": ({"reprob": 1.0}, {"remode": "const"}),
     "recount": ({"reprob": 1.0}, {"recount": 8}),
+    "recount_min": ({"reprob": 1.0, "recount": 8}, {"recount_min": 8}),
+    "rearea": ({"reprob": 1.0}, {"rearea": (0.6, 0.7)}),
     "mean": ({}, {"mean": (0.4, 0.4, 0.4)}),
     "std": ({}, {"std": (0.3, 0.3, 0.3)}),
 }
+ELSEWHERE = {"aug_repeats"}  # consumed by the sampler
+NOT_AUGMENTATION = {"input_size", "interpolation", "mean", "std"}
 
 
 def _rng(seed: int = 3) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def test_every_training_option_is_in_the_table() -> None:
+def test_every_augmentation_option_is_in_the_table() -> None:
+    options = {field.name for field in fields(AugmentOptions)} - ELSEWHERE
+    assert options | NOT_AUGMENTATION == set(CHANGES)
     assert set(inspect.signature(train_transform).parameters) == set(CHANGES)
 
 
@@ -148,15 +70,79 @@ def test_each_option_changes_the_result(name: str) -> None:
     assert not np.array_equal(before, after)
 
 
-@pytest.mark.parametrize("options", [{}, {"aa": "rand-m9-mstd0.5-inc1", "reprob": 1.0, "vflip": 0.5}])
+def test_defaults_are_those_of_the_options() -> None:
+    parameters = inspect.signature(train_transform).parameters
+    for field in fields(AugmentOptions):
+        if field.name not in ELSEWHERE:
+            assert parameters[field.name].default == field.default, field.name
+
+
+# The defaults of timm's functions; None: another word for the same, or the default of timm's training script.
+TIMM_NAMES = {
+    "aug": None,  # no_aug, false
+    "train_crop_mode": None,  # none is rrc
+    "scale": "RandomResizedCrop.scale",
+    "ratio": "RandomResizedCrop.ratio",
+    "train_interpolation": None,  # random in timm's script; here none, the interpolation of the model
+    "hflip": "create_transform.hflip",
+    "vflip": "create_transform.vflip",
+    "color_jitter": "create_transform.color_jitter",
+    "color_jitter_prob": None,  # none is always
+    "grayscale_prob": "create_transform.grayscale_prob",
+    "gaussian_blur_prob": "create_transform.gaussian_blur_prob",
+    "aa": "create_transform.auto_augment",
+    "reprob": "create_transform.re_prob",
+    "remode": None,  # const in the function, pixel in the script and here
+    "recount": "create_transform.re_count",
+    "recount_min": "RandomErasing.min_count",
+}
+
+
+def test_defaults_are_timms() -> None:
+    timm = plain("defaults")
+    for name, place in TIMM_NAMES.items():
+        if place is not None:
+            function, argument = place.split(".")
+            default = getattr(AugmentOptions(), name)
+            assert (list(default) if isinstance(default, tuple) else default) == timm[function][argument], name
+    assert AugmentOptions().rearea == (timm["RandomErasing"]["min_area"], timm["RandomErasing"]["max_area"])
+    others = {"aug": True, "train_crop_mode": "rrc", "color_jitter_prob": 1.0, "remode": "pixel"}
+    assert {name: getattr(AugmentOptions(), name) for name in others} == others
+    assert set(TIMM_NAMES) | {"rearea"} == set(CHANGES) - NOT_AUGMENTATION
+
+
+POLICIES = ["rand-m9-mstd0.5-inc1", "v0", "originalr-mstd0.5", "augmix-m3-w3", "3a", "trivialaugwide"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        *({"aa": text, "reprob": 1.0, "vflip": 0.5} for text in POLICIES),
+        {"train_crop_mode": "src", "train_interpolation": "random", "gaussian_blur_prob": 0.5, "grayscale_prob": 0.5},
+    ],
+)
 def test_training_depends_on_the_rng_alone(options: dict[str, Any]) -> None:
-    transform, image = train_transform(input_size=32, **options), picture(48, 64)
+    transform, image = train_transform(input_size=(32, 40), **options), picture(48, 64)
     before = image.copy()
     first, _, again = transform(image, _rng()), transform(image, _rng(4)), transform(image, _rng())
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, transform(image, _rng(4)))
     np.testing.assert_array_equal(image, before)
-    assert (first.dtype, first.shape) == (np.float32, (3, 32, 32))
+    assert (first.dtype, first.shape) == (np.float32, (3, 32, 40))
+
+
+def test_options_that_are_off_draw_nothing() -> None:
+    """So adding an option with its default changes no training that has been recorded."""
+    rng, other = _rng(), _rng()
+    train_transform(input_size=8, color_jitter=0.0)(picture(12, 12), rng)
+    crop = module.random_resized_crop
+    crop(Image.new("RGB", (12, 12)), other, size=(8, 8), scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), resample=CUBIC)
+    other.random(3)  # two flips and the erasing
+    assert rng.bit_generator.state == other.bit_generator.state
+
+
+CUBIC = Image.Resampling.BICUBIC
 
 
 def test_flips_mirror_the_array() -> None:
@@ -167,21 +153,142 @@ def test_flips_mirror_the_array() -> None:
     np.testing.assert_array_equal(upside_down, plain[:, ::-1])
 
 
+WHOLE: dict[str, Any] = {"input_size": 8, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "color_jitter": 0.0}
+
+
 def test_half_of_the_pictures_are_flipped() -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
     pixels[:, 4:] = 255
-    options: dict[str, Any] = {"input_size": 8, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "color_jitter": 0.0}
     for hflip, low, high in ((0.0, 0, 0), (0.5, 160, 240), (1.0, 400, 400)):
-        transform = train_transform(**options, hflip=hflip)
+        transform = train_transform(**WHOLE, hflip=hflip)
         flipped = sum(bool(transform(pixels, _rng(seed))[0, 0, 0] > 0) for seed in range(400))
         assert low <= flipped <= high
 
 
-def test_color_jitter_is_off_while_aa_is_on() -> None:
+PROBABILITIES: dict[str, dict[str, Any]] = {
+    "color_jitter_prob": {"color_jitter": 1.0}, "grayscale_prob": {}, "gaussian_blur_prob": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROBABILITIES)
+def test_part_of_the_pictures_that_is_changed(name: str) -> None:
+    options = WHOLE | {"hflip": 0.0, "color_jitter": 0.0} | PROBABILITIES[name]
+    pixels = picture(8, 8)
+    whole = train_transform(**WHOLE | {"hflip": 0.0})(pixels, _rng())
+    for prob, low, high in ((0.0, 0, 0), (0.3, 85, 155), (1.0, 380, 400)):
+        transform = train_transform(**options | {name: prob})
+        changed = sum(not np.array_equal(transform(pixels, _rng(seed)), whole) for seed in range(400))
+        assert low <= changed <= high  # a blur of 0.1 pixels may change nothing
+
+
+def test_blurs_have_a_uniform_sigma(monkeypatch: pytest.MonkeyPatch) -> None:
+    sigmas: list[float] = []
+
+    def record(image: Image.Image, sigma: float) -> Image.Image:
+        sigmas.append(sigma)
+        return image
+
+    monkeypatch.setattr(module, "gaussian_blur", record)
+    transform, rng = train_transform(**WHOLE, gaussian_blur_prob=1.0), _rng()
+    for _ in range(800):
+        transform(picture(8, 8), rng)
+    assert distance_to_uniform(np.array(sigmas), 0.1, 2.0) < UNLIKELY
+
+
+def test_grey_comes_after_the_jitter_and_before_the_normalising() -> None:
+    transform = train_transform(input_size=16, grayscale_prob=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)
+    image = transform(picture(24, 24), _rng())
+    np.testing.assert_array_equal(image[0], image[1])
+    np.testing.assert_array_equal(image[0], image[2])
+    assert image.std() > 0.1
+
+
+def _orders(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[str]:
+    """Returns which parts of the transform an image goes through, in order."""
+    calls: list[str] = []
+
+    def record(name: str) -> Any:
+        function = getattr(module, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    names = ("random_resized_crop", "simple_random_crop", "jitter_colors", "to_grey", "gaussian_blur", "normalise")
+    for name in (*names, "random_erasing"):
+        monkeypatch.setattr(module, name, record(name))
+
+    def parse(text: str) -> Policy:
+        def policy(image: Image.Image, rng: np.random.Generator, canvas: Canvas) -> Image.Image:
+            calls.append(text)
+            return image
+
+        return policy
+
+    monkeypatch.setattr(module, "parse_aa", parse)
+    train_transform(input_size=8, grayscale_prob=1.0, gaussian_blur_prob=1.0, **options)(picture(12, 12), _rng())
+    return calls
+
+
+def test_parts_come_in_timms_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = ["to_grey", "gaussian_blur", "normalise", "random_erasing"]
+    assert _orders(monkeypatch) == ["random_resized_crop", "jitter_colors", *ends]
+    assert _orders(monkeypatch, train_crop_mode="src") == ["simple_random_crop", "jitter_colors", *ends]
+
+
+def test_color_jitter_is_off_while_aa_is_on_unless_it_is_3a(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in POLICIES:
+        expected = [text, "jitter_colors"] if text == "3a" else [text]
+        assert _orders(monkeypatch, aa=text)[1 : 1 + len(expected) + 1] == [*expected, "to_grey"]
+    assert "jitter_colors" not in _orders(monkeypatch, aa="3a", color_jitter=0.0)
+    monkeypatch.undo()
     without, with_jitter = (
         train_transform(input_size=32, aa="rand-m9-p0", color_jitter=c)(picture(48, 64), _rng()) for c in (0, 0.4)
     )
     np.testing.assert_array_equal(without, with_jitter)
+
+
+def _canvas(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Canvas:
+    """Returns what the automatic augmentation is told."""
+    canvases: list[Canvas] = []
+
+    def policy(image: Image.Image, rng: np.random.Generator, canvas: Canvas) -> Image.Image:
+        canvases.append(canvas)
+        return image
+
+    monkeypatch.setattr(module, "parse_aa", lambda text: policy)
+    train_transform(input_size=8, aa="rand", **options)(picture(12, 12), _rng())
+    return canvases[0]
+
+
+def test_uncovered_pixels_get_the_mean_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _canvas(monkeypatch).fill == (124, 116, 104)
+    assert _canvas(monkeypatch, mean=(0.5,), std=(0.5,)).fill == (128, 128, 128)
+    assert _canvas(monkeypatch, mean=(0.0, 2.0, -1.0)).fill == (0, 255, 0)
+
+
+def test_random_interpolation_is_bilinear_or_bicubic_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+    assert _canvas(monkeypatch, train_interpolation="random", interpolation="nearest").resamples == both
+    assert _canvas(monkeypatch, train_interpolation="nearest").resamples == (Image.Resampling.NEAREST,)
+    assert _canvas(monkeypatch, interpolation="lanczos").resamples == (Image.Resampling.LANCZOS,)
+    drawn: list[Image.Resampling] = []
+
+    def record(image: Image.Image, *args: Any, resample: Image.Resampling, **kwargs: Any) -> Image.Image:
+        drawn.append(resample)
+        return image
+
+    monkeypatch.setattr(module, "random_resized_crop", record)
+    monkeypatch.setattr(module, "simple_random_crop", record)
+    for mode in ("rrc", "src"):
+        drawn.clear()
+        transform, rng = train_transform(input_size=4, train_crop_mode=mode, train_interpolation="random"), _rng()
+        for _ in range(400):
+            transform(picture(4, 4), rng)
+        assert set(drawn) == set(both)
+        assert 160 <= drawn.count(both[0]) <= 240
 
 
 def test_brightness_stays_within_the_jitter() -> None:
@@ -195,62 +302,13 @@ def test_brightness_stays_within_the_jitter() -> None:
 
 def test_without_aug_it_is_the_evaluation_of_the_whole() -> None:
     plain = eval_transform(input_size=32, crop_pct=1.0, interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    transform = train_transform(input_size=32, aug=False, interpolation="bilinear", aa="rand-m9", reprob=1.0, hflip=1.0)
+    transform = train_transform(
+        input_size=32, aug=False, interpolation="bilinear", train_interpolation="random", aa="rand-m9", reprob=1.0,
+        hflip=1.0, grayscale_prob=1.0, gaussian_blur_prob=1.0, train_crop_mode="src",
+    )  # fmt: skip
     np.testing.assert_array_equal(transform(picture(48, 64), _rng()), plain(picture(48, 64)))
 
 
-# --- random_resized_crop
-
-SIDE = 256
-
-
-def _distance_to_uniform(values: np.ndarray, low: float, high: float) -> float:
-    """The statistic of Kolmogorov and Smirnov, times the root of the count: below 1.63 with probability 0.99."""
-    ranks = np.arange(1, len(values) + 1) / len(values)
-    distance = np.abs(np.sort((values - low) / (high - low)) - ranks).max()
-    return float(distance * math.sqrt(len(values)))
-
-
-def _draw_boxes(scale: tuple[float, float], ratio: tuple[float, float], *, count: int) -> np.ndarray:
-    """Returns boxes (count, 4) of left, top, width, height, read from a picture that holds its own coordinates."""
-    y, x = np.mgrid[:SIDE, :SIDE].astype(np.uint8)
-    image = Image.fromarray(np.stack([x, y, x], axis=2))
-    rng, boxes = _rng(0), []
-    for _ in range(count):
-        crop = random_resized_crop(
-            image, rng, size=(SIDE, SIDE), scale=scale, ratio=ratio, interpolation="nearest"
-        )  # every source pixel is there, as the box is no larger than the result
-        (left, top, _), (right, bottom, _) = np.asarray(crop)[0, 0].astype(int), np.asarray(crop)[-1, -1].astype(int)
-        boxes.append((left, top, right - left + 1, bottom - top + 1))
-    return np.array(boxes, float)
-
-
-def test_crop_boxes_have_the_documented_distribution() -> None:
-    scale, ratio = (0.1, 0.5), (3 / 4, 4 / 3)  # such boxes always fit
-    left, top, width, height = _draw_boxes(scale, ratio, count=500).T
-    area, aspect = width * height / SIDE**2, np.log(width / height)
-    bound = math.log(4 / 3)
-    statistics = {
-        "area": _distance_to_uniform(area, *scale),
-        "log ratio": _distance_to_uniform(aspect, -bound, bound),
-        "left": _distance_to_uniform((left + 0.5) / (SIDE - width + 1), 0, 1),
-        "top": _distance_to_uniform((top + 0.5) / (SIDE - height + 1), 0, 1),
-    }
-    assert max(statistics.values()) < 1.63, statistics
-    # Negative control: a uniform side, or a uniform ratio, would be seen.
-    assert _distance_to_uniform(np.sqrt(area), math.sqrt(0.1), math.sqrt(0.5)) > 1.63
-    assert _distance_to_uniform(np.exp(aspect), 3 / 4, 4 / 3) > 1.63
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "box"),
-    [(400, 4, (0, 197, 4, 5)), (4, 400, (197, 0, 5, 4)), (1, 1, (0, 0, 1, 1))],
-)
-def test_extreme_pictures_give_the_largest_centred_box(height: int, width: int, box: tuple[int, int, int, int]) -> None:
-    pixels = picture(height, width)
-    crop = random_resized_crop(
-        Image.fromarray(pixels), _rng(), size=(box[3], box[2]), scale=(0.08, 1.0), ratio=(0.75, 4 / 3),
-        interpolation="bilinear",
-    )  # fmt: skip
-    left, top, w, h = box
-    np.testing.assert_array_equal(np.asarray(crop), pixels[top : top + h, left : left + w])
+def test_bad_aa_is_refused_before_the_first_image() -> None:
+    with pytest.raises(UsageError, match="trivialaugwide"):
+        train_transform(aa="autoaugment")

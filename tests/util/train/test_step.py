@@ -1,24 +1,30 @@
-"""The optimizer update: accumulation, clipping, average, decay."""
+"""One update: accumulation, clipping, the average, overflow, and that nothing waits for the device."""
 
 import contextlib
-import copy
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import paddle
 import pytest
-from paddle import nn
+from paddle import Tensor, nn
 
 from models import create_model
 from tests.reference import images
 from util.distributed import World
-from util.options import OptimOptions
+from util.options import EmaOptions, LossOptions, OptimOptions, PrecisionOptions
 from util.train.checkpoint import Progress, TrainState
 from util.train.ema import ModelEma
-from util.train.loss import soft_cross_entropy
-from util.train.optim import create_optimizer, decay_groups, optimizer_tensors, set_optimizer_tensors
-from util.train.step import TrainStep, gradient_norm
+from util.train.freeze import freeze
+from util.train.loss import make_loss
+from util.train.optim import create_optimizer
+from util.train.precision import make_scaler
+from util.train.step import TrainStep
 
-MOMENTUM = OptimOptions(opt="momentum", momentum=0.0, weight_decay=0.0)
+SGD = OptimOptions(opt="sgd", weight_decay=0.0)
+NO_AMP, CROSS_ENTROPY = PrecisionOptions(), LossOptions()
+CLASSES = 3
 
 
 class Linear(nn.Layer):
@@ -26,187 +32,272 @@ class Linear(nn.Layer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fc = nn.Linear(4, 3)
+        self.fc = nn.Linear(4, CLASSES)
 
     def no_weight_decay(self) -> set[str]:
         return set()
 
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.fc(x)
 
 
-def make_step(model: nn.Layer, options: OptimOptions, ema: ModelEma | None = None) -> TrainStep:
-    scaler = paddle.amp.GradScaler(enable=False)
-    state = TrainState(model, create_optimizer(model, options), ema=ema, scaler=scaler, progress=Progress())
-    return TrainStep(state, options, World(rank=0, size=1))
-
-
-def batch(size: int, seed: int = 0) -> tuple[paddle.Tensor, paddle.Tensor]:
-    rng = np.random.default_rng(seed)
-    targets = rng.dirichlet(np.ones(3), size).astype(np.float32)
-    return paddle.to_tensor(rng.standard_normal((size, 4)).astype(np.float32)), paddle.to_tensor(targets)
-
-
-def test_loss_equals_its_definition() -> None:
-    x, targets = batch(5)
-    logits = paddle.to_tensor(np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32))
-    probabilities = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(1, keepdims=True)
-    expected = -(targets.numpy() * np.log(probabilities)).sum(1).mean()
-    assert float(soft_cross_entropy(logits, targets)) == pytest.approx(expected, rel=1e-6)
-    assert len(x) == 5
-
-
-def test_accumulating_micro_batches_equals_one_large_batch() -> None:
+def linear() -> Linear:
     paddle.seed(0)
-    whole, parts = Linear(), Linear()
-    parts.set_state_dict(whole.state_dict())
-    x, targets = batch(12)
-    step = make_step(whole, MOMENTUM)
-    step.accumulate(x, targets, group_size=1, last=True)
-    step.update(0.1)
-    step = make_step(parts, MOMENTUM)
-    for i in range(3):  # a group of three, as the shorter last group of an epoch would be
-        step.accumulate(x[4 * i : 4 * i + 4], targets[4 * i : 4 * i + 4], group_size=3, last=i == 2)
-    step.update(0.1)
-    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
-        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6)
+    return Linear()
 
 
-@pytest.mark.parametrize(("mode", "limit"), [("norm", 0.05), ("norm", 1e3), ("value", 0.01), ("value", 1e3)], ids=str)
-def test_clipping(mode: str, limit: float) -> None:
+def cvt() -> nn.Layer:
     paddle.seed(0)
-    model = Linear()
-    before = [p.numpy().copy() for p in model.parameters()]
-    step = make_step(model, OptimOptions(opt="momentum", momentum=0, weight_decay=0, clip_grad=limit, clip_mode=mode))  # type: ignore[arg-type]
-    step.accumulate(*batch(12), group_size=1, last=True)
-    gradients = [p.grad.numpy().copy() for p in model.parameters()]
-    norm = np.sqrt(sum((g**2).sum() for g in gradients))
-    assert float(step.update(1.0)) == pytest.approx(norm, rel=1e-5), "the norm before clipping is returned"
-    for b, g, p in zip(before, gradients, model.parameters(), strict=True):
-        clipped = g * min(1.0, limit / norm) if mode == "norm" else g.clip(-limit, limit)
-        np.testing.assert_allclose(b - p.numpy(), clipped, atol=1e-5)
-        assert p.grad is None, "gradients are cleared"
+    return create_model("cvt_nano_32x32", num_classes=CLASSES)
 
 
-def test_average_follows_its_closed_form() -> None:
-    paddle.seed(0)
-    model = Linear()
-    ema = ModelEma(model, decay=0.9)
-    expected = model.fc.weight.numpy().astype(np.float64)
-    step = make_step(model, OptimOptions(opt="adamw", weight_decay=0.0), ema)
-    for i in range(4):
-        step.accumulate(*batch(6, seed=i), group_size=1, last=True)
-        step.update(0.05)
-        expected = 0.9 * expected + 0.1 * model.fc.weight.numpy()
-    np.testing.assert_allclose(ema.model.fc.weight.numpy(), expected, atol=1e-6)
-    assert all(p.stop_gradient for p in ema.model.parameters())
-
-
-def test_average_takes_in_batch_norm_statistics() -> None:
-    model = nn.BatchNorm1D(2)
-    ema = ModelEma(model, decay=0.5)
-    model(paddle.to_tensor([[10.0, 0.0], [10.0, 4.0]]))
-    ema.update()
-    np.testing.assert_allclose(ema.model._mean.numpy(), 0.5 * model._mean.numpy())
-
-
-def test_decay_groups_spare_biases_norms_and_class_tokens() -> None:
-    model = create_model("cvt_nano_32x32")
-    groups = decay_groups(model, filter_bias_and_bn=True)
-    parameters = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
-    assert sorted(groups.decay + groups.no_decay) == sorted(parameters)
-    assert all(parameters[name].ndim > 1 for name in groups.decay)
-    assert [name for name in groups.no_decay if parameters[name].ndim > 1] == ["stage2.cls_token"]
-    assert decay_groups(model, filter_bias_and_bn=False).no_decay == []
-
-
-@pytest.mark.parametrize("opt", ["adamw", "momentum"])
-def test_weight_decay_reaches_its_group_only(opt: str) -> None:
-    paddle.seed(0)
-    model = Linear()
-    weight, bias = (p.numpy().copy() for p in model.parameters())
-    optimizer = create_optimizer(model, OptimOptions(opt=opt, weight_decay=0.5, momentum=0.0))  # type: ignore[arg-type]
-    for p in model.parameters():
-        p.grad = paddle.zeros_like(p)
-    optimizer.set_lr(0.1)
-    optimizer.step()
-    np.testing.assert_allclose(model.fc.weight.numpy(), weight * (1 - 0.1 * 0.5), rtol=1e-5)
-    np.testing.assert_array_equal(model.fc.bias.numpy(), bias)
-
-
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_momentum_equals_its_definition(nesterov: bool) -> None:
-    model = Linear()
-    w = model.fc.weight.numpy().astype(np.float64)
-    optimizer = create_optimizer(
-        model, OptimOptions(opt="momentum", momentum=0.9, use_nesterov=nesterov, weight_decay=0.0)
+def make_step(
+    model: nn.Layer,
+    optim: OptimOptions = SGD,
+    *,
+    precision: PrecisionOptions = NO_AMP,
+    loss: LossOptions = CROSS_ENTROPY,
+    ema: ModelEma | None = None,
+) -> TrainStep:
+    state = TrainState(
+        model, create_optimizer(model, optim), ema=ema, scaler=make_scaler(precision), progress=Progress()
     )
-    velocity = np.zeros_like(w)
-    for i in range(3):
-        gradient = np.full_like(w, i + 1.0)
-        model.fc.weight.grad = paddle.to_tensor(gradient.astype(np.float32))
-        model.fc.bias.grad = paddle.zeros_like(model.fc.bias)
-        optimizer.set_lr(0.01)
-        optimizer.step()
-        velocity = 0.9 * velocity + gradient
-        w -= 0.01 * (gradient + 0.9 * velocity if nesterov else velocity)
-    np.testing.assert_allclose(model.fc.weight.numpy(), w, atol=1e-6)
+    return TrainStep(state, optim=optim, precision=precision, loss=make_loss(loss), world=World(rank=0, size=1))
 
 
-@pytest.mark.parametrize("opt", ["adamw", "momentum"])
-def test_optimizer_state_moves_between_models_by_structured_names(opt: str) -> None:
-    options = OptimOptions(opt=opt, model_ema=False)  # type: ignore[arg-type]
-    paddle.seed(0)
-    first = create_model("cvt_nano_32x32", num_classes=3)
-    steps = make_step(first, options)
-    create_model("cvt_nano_32x32", num_classes=3)  # shifts Paddle's automatic names
-    second = create_model("cvt_nano_32x32", num_classes=3)
-
-    def train(step: TrainStep, seed: int) -> None:
-        targets = paddle.to_tensor(np.full((2, 3), 1 / 3, np.float32))
-        step.accumulate(paddle.to_tensor(images(2, 32, 32, seed=seed)), targets, group_size=1, last=True)
-        step.update(1e-2)
-
-    train(steps, 0)
-    second.set_state_dict(first.state_dict())
-    resumed = make_step(second, options)
-    set_optimizer_tensors(resumed.optimizer, second, optimizer_tensors(steps.optimizer, first))
-    train(steps, 1)
-    train(resumed, 1)
-    for a, b in zip(first.parameters(), second.parameters(), strict=True):
-        np.testing.assert_array_equal(a.numpy(), b.numpy())
+def targets(size: int) -> Tensor:
+    return paddle.to_tensor(np.random.default_rng(1).dirichlet(np.ones(CLASSES), size).astype(np.float32))
 
 
-def test_that_comparison_fails_without_the_optimizer_state() -> None:
-    paddle.seed(0)
+def batch(size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Returns inputs and targets for `Linear`."""
+    rng = np.random.default_rng(seed)
+    return paddle.to_tensor(rng.standard_normal((size, 4)).astype(np.float32)), targets(size)
+
+
+def pictures(size: int) -> tuple[Tensor, Tensor]:
+    """Returns inputs and targets for the CvT."""
+    return paddle.to_tensor(images(size, 32, 32)), targets(size)
+
+
+def weights(model: nn.Layer) -> dict[str, np.ndarray]:
+    return {name: value.numpy().copy() for name, value in model.state_dict().items()}
+
+
+def difference(a: nn.Layer, b: nn.Layer) -> float:
+    """Returns the largest difference of any tensor."""
+    first, second = weights(a), weights(b)
+    return max(float(np.abs(first[name] - second[name]).max()) for name in first)
+
+
+# Accumulation
+
+
+def after_one_update(inputs: tuple[Tensor, Tensor], *, parts: int, told: int, frozen: tuple[str, ...]) -> nn.Layer:
+    """Returns a CvT after an update with lr 0.1 on a batch in several parts; told: how many it is told."""
+    model = cvt()
+    freeze(model, frozen)
+    model.train()
+    step = make_step(model)
+    size = len(inputs[0]) // parts
+    for i in range(parts):
+        part = slice(i * size, (i + 1) * size)
+        step.accumulate(inputs[0][part], inputs[1][part], group_size=told, last=i == parts - 1)
+    step.update(0.1, 0)
+    return model
+
+
+@pytest.mark.parametrize("parts", [4, 3, 1])
+def test_an_update_of_accumulated_parts_equals_one_of_the_whole_batch(parts: int) -> None:
+    inputs = pictures(12)  # three parts are an epoch's shorter last group
+    whole = after_one_update(inputs, parts=1, told=1, frozen=("bn",))
+    assert difference(whole, cvt()) > 1e-3
+    assert difference(after_one_update(inputs, parts=parts, told=parts, frozen=("bn",)), whole) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("told", "frozen"), [(1, ("bn",)), (3, ("bn",)), (4, ())], ids=["undivided", "wrong size", "batch norm"]
+)
+def test_that_comparison_fails_without_the_division_and_with_batch_norm(told: int, frozen: tuple[str, ...]) -> None:
+    inputs = pictures(12)
+    whole = after_one_update(inputs, parts=1, told=1, frozen=frozen)
+    assert difference(after_one_update(inputs, parts=4, told=told, frozen=frozen), whole) > 1e-4
+
+
+def test_the_loss_of_a_part_is_its_own_mean_undivided_and_detached() -> None:
+    model, (x, y) = linear(), batch(6)
+    for settings in ({}, {"bce_loss": True, "bce_sum": True}):
+        options = LossOptions(**settings)
+        loss = make_step(model, loss=options).accumulate(x, y, group_size=4, last=False)
+        assert float(loss) == pytest.approx(float(make_loss(options)(model(x), y)), rel=1e-6)
+        assert loss.stop_gradient
+
+
+# What the settings do
+
+
+def stepped(optim: OptimOptions) -> tuple[dict[str, np.ndarray], Tensor]:
+    """Returns what an update with lr 1 subtracts from the weights of `Linear`, and the norm that it returns."""
+    model = linear()
+    before = weights(model)
+    step = make_step(model, optim)
+    step.accumulate(*batch(12), group_size=1, last=True)
+    norm = step.update(1.0, 0)
+    assert all(p.grad is None for p in model.parameters()), "gradients are cleared"
+    return {name: before[name] - value for name, value in weights(model).items()}, norm
+
+
+def clipped_norm(gradients: dict[str, np.ndarray], limit: float) -> dict[str, np.ndarray]:
+    norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
+    return {name: g * min(1.0, limit / norm) for name, g in gradients.items()}
+
+
+def clipped_value(gradients: dict[str, np.ndarray], limit: float) -> dict[str, np.ndarray]:
+    return {name: g.clip(-limit, limit) for name, g in gradients.items()}
+
+
+def clipped_agc(gradients: dict[str, np.ndarray], limit: float) -> dict[str, np.ndarray]:
+    model = weights(linear())
+    result = {}
+    for name, g in gradients.items():  # a unit is a column of the weight, and all of the bias
+        axis = 0 if g.ndim == 2 else None
+        w_norm, g_norm = (np.sqrt((x**2).sum(axis=axis, keepdims=True)) for x in (model[name], g))
+        result[name] = g * np.minimum(1.0, limit * np.maximum(w_norm, 1e-3) / g_norm)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("mode", "limit", "clipped"),
+    [
+        ("norm", 0.05, clipped_norm),
+        ("norm", 1e3, clipped_norm),
+        ("value", 0.01, clipped_value),
+        ("value", 1e3, clipped_value),
+        ("agc", 0.02, clipped_agc),
+        ("agc", 1e9, clipped_agc),
+    ],
+    ids=str,
+)
+def test_clip_grad_and_clip_mode(mode: Any, limit: float, clipped: Any) -> None:
+    gradients, norm = stepped(SGD)
+    found, norm_before = stepped(OptimOptions(opt="sgd", weight_decay=0.0, clip_grad=limit, clip_mode=mode))
+    assert float(norm_before) == float(norm), "the norm is that before clipping"
+    for name, expected in clipped(gradients, limit).items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
+    changes = any(np.abs(found[name] - gradients[name]).max() > 1e-3 for name in found)
+    assert changes == (limit < 1.0)
+
+
+def test_the_defaults_clip_nothing_and_accumulate_nothing() -> None:
     options = OptimOptions()
-    model, x, targets = Linear(), *batch(4)
-    copied = copy.deepcopy(model)
-    for step_of, restore in ((make_step(model, options), False), (make_step(copied, options), True)):
-        for i in range(2):
-            if restore and i == 1:  # a new optimizer, as a resume that forgets its state would have
-                step_of = make_step(copied, options)
-            step_of.accumulate(x * (i + 1), targets, group_size=1, last=True)
-            step_of.update(0.1)
-    assert np.abs(model.fc.weight.numpy() - copied.fc.weight.numpy()).max() > 1e-3
+    assert (options.clip_grad, options.clip_mode, options.update_freq) == (None, "norm", 1)
+    assert make_step(linear()).update_freq == 1
+    assert make_step(linear(), OptimOptions(update_freq=4)).update_freq == 4
+    tested_here = {"clip_grad", "clip_mode", "update_freq"}
+    tested_elsewhere = {"freeze", "sync_bn", "grad_checkpointing"}
+    assert tested_here | tested_elsewhere < {field.name for field in fields(OptimOptions)}
 
 
-@pytest.mark.parametrize(("amp", "dtype"), [(False, "float16"), (True, "float16"), (True, "bfloat16")])
-def test_amp_is_what_paddle_is_told(amp: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paddle has no half-precision kernels on CPU; this sees what a GPU would be asked for."""
-    told: list[dict[str, object]] = []
+@pytest.mark.parametrize(("amp", "level", "dtype"), [(False, "O1", "float16"), (True, "O2", "bfloat16")])
+def test_the_model_runs_in_the_precision_of_the_settings_and_the_loss_outside_of_it(
+    amp: bool, level: Any, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    inside = SimpleNamespace(now=False)
 
-    def auto_cast(**arguments: object) -> contextlib.nullcontext[None]:
+    @contextlib.contextmanager
+    def auto_cast(**arguments: Any) -> Any:
         told.append(arguments)
-        return contextlib.nullcontext()
+        inside.now = True
+        yield
+        inside.now = False
 
     monkeypatch.setattr(paddle.amp, "auto_cast", auto_cast)
-    step = make_step(Linear(), OptimOptions(amp=amp, amp_dtype=dtype))  # type: ignore[arg-type]
+    model = linear()
+    seen: list[tuple[str, bool]] = []
+    step = make_step(model, precision=PrecisionOptions(amp=amp, amp_level=level, amp_dtype=dtype))
+    model.register_forward_pre_hook(lambda layer, inputs: seen.append(("model", inside.now)))
+    loss = step.loss
+
+    def noted(logits: Tensor, targets: Tensor) -> Tensor:
+        seen.append(("loss", inside.now))
+        return loss(logits, targets)
+
+    step.loss = noted
     step.accumulate(*batch(2), group_size=1, last=True)
-    assert told == [{"enable": amp, "dtype": dtype}]
+    assert [(call["enable"], call["level"], call["dtype"]) for call in told] == [(amp, level, dtype)]
+    assert seen == [("model", True), ("loss", False)]
 
 
-def test_gradient_norm_is_over_all_parameters() -> None:
-    a, b = paddle.create_parameter([2], "float32"), paddle.create_parameter([1], "float32")
-    a.grad, b.grad = paddle.to_tensor([3.0, 0.0]), paddle.to_tensor([4.0])
-    assert float(gradient_norm([a, b])) == pytest.approx(5.0)
+# The average
+
+
+def average_of(model: nn.Layer, **settings: Any) -> ModelEma:
+    return ModelEma(model, EmaOptions(model_ema=True, **settings))
+
+
+def test_the_average_moves_once_an_update_with_the_decay_of_its_number() -> None:
+    model = linear()
+    ema = average_of(model, model_ema_decay=0.9, model_ema_warmup=True)
+    expected = model.fc.weight.numpy().astype(np.float64)
+    step = make_step(model, ema=ema)
+    for number in range(7, 11):
+        for part in range(3):
+            step.accumulate(*batch(6, seed=3 * number + part), group_size=3, last=part == 2)
+            np.testing.assert_allclose(ema.model.fc.weight.numpy(), expected, atol=1e-6)
+        step.update(0.5, number)
+        decay = min(0.9, 1 - (1 + number) ** (-2 / 3))
+        expected = decay * expected + (1 - decay) * model.fc.weight.numpy()
+    np.testing.assert_allclose(ema.model.fc.weight.numpy(), expected, atol=1e-6)
+    assert np.abs(ema.model.fc.weight.numpy() - model.fc.weight.numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize("overflow", [True, False])
+def test_an_update_that_overflowed_moves_neither_the_weights_nor_the_average(
+    overflow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = SimpleNamespace(is_gpu_place=lambda: True)
+    model = linear()
+    ema = average_of(model, model_ema_decay=0.5)
+    with monkeypatch.context() as context:
+        context.setattr("paddle.amp.grad_scaler._dygraph_tracer", lambda: SimpleNamespace(_expected_place=place))
+        step = make_step(model, OptimOptions(opt="adamw"), precision=PrecisionOptions(amp=True), ema=ema)
+    assert step.scaler.is_enable()
+    step.precision = NO_AMP  # as far as a CPU goes: a scaled loss, but no half precision
+    before, average = weights(model), weights(ema.model)
+    step.accumulate(*batch(6), group_size=1, last=True)
+    assert float(model.fc.weight.grad.abs().max()) > 100.0, "the loss is scaled"
+    if overflow:
+        model.fc.bias.grad = paddle.full([CLASSES], float("inf"))
+    norm = step.update(0.1, 0)
+    assert bool(paddle.isfinite(norm)) != overflow
+    for name, value in weights(model).items():
+        assert np.array_equal(value, before[name]) == overflow
+    for name, value in weights(ema.model).items():
+        assert np.array_equal(value, average[name]) == overflow
+    assert step.scaler._scale.item() == (2.0**15 if overflow else 2.0**16)
+
+
+# The device
+
+
+@pytest.mark.parametrize("mode", ["norm", "value", "agc"])
+@pytest.mark.parametrize("loss", [{}, {"bce_loss": True, "bce_target_thresh": 0.2}], ids=["ce", "bce"])
+def test_a_step_reads_nothing_from_the_device(mode: Any, loss: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = cvt()
+    model.set_grad_checkpointing(True)
+    optim = OptimOptions(clip_grad=0.5, clip_mode=mode)
+    step = make_step(model, optim, loss=LossOptions(**loss), ema=average_of(model, model_ema_warmup=True))
+    inputs = pictures(2)
+
+    def read(*_: Any) -> None:
+        raise AssertionError("a tensor was read")
+
+    for method in ("numpy", "item", "tolist", "__float__", "__bool__", "__int__", "__array__"):
+        monkeypatch.setattr(paddle.Tensor, method, read)
+    with pytest.raises(AssertionError, match="a tensor was read"):
+        float(model.head.bias.sum())
+    monkeypatch.setattr(paddle, "to_tensor", read)  # copies from the host
+    for last in (False, True):
+        step.accumulate(*inputs, group_size=2, last=last)
+    step.update(0.1, 3)

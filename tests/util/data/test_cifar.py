@@ -1,0 +1,365 @@
+"""CIFAR as it is distributed: all four versions in every place, damage, and pickles that want to run code."""
+
+import copyreg
+import io
+import os
+import pickle
+import re
+import shutil
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.cifar_files import (
+    FOLDERS,
+    NAMES_10,
+    Written,
+    binary_batch,
+    make_batch,
+    pack,
+    python2_batch,
+    python_batch,
+    write_cifar,
+)
+from util.data.cifar import CifarSplit, load_cifar
+from util.data.plain_pickle import read_pickle
+from util.errors import DataError, UntrustedFileError, UsageError, UserError
+
+
+def _assert_holds(found: CifarSplit | None, written: Written, *, train: bool) -> None:
+    assert found is not None
+    batches = written.train if train else [written.test]
+    np.testing.assert_array_equal(found.pixels, np.concatenate([batch.pixels for batch in batches]))
+    assert found.labels.tolist() == [label for batch in batches for label in batch.labels]
+    assert found.labels.dtype == np.int64
+    assert found.class_names == written.class_names
+
+
+# --- where it may be
+
+
+def _archive(root: Path, folder: str) -> Path:
+    return pack(root, folder, root / "cifar.tar.gz")
+
+
+def _misnamed_archive(root: Path, folder: str) -> Path:
+    return pack(root, folder, root / "pictures.bin")
+
+
+def _plain_tar(root: Path, folder: str) -> Path:
+    return pack(root, folder, root / "cifar.tar")
+
+
+def _folder_with_archive(root: Path, folder: str) -> Path:
+    (root / "DATA").mkdir()
+    (root / "DATA" / "notes.txt").write_text("nothing")
+    return pack(root, folder, root / "DATA" / f"{folder}.tar.gz").parent
+
+
+def _extracted(root: Path, folder: str) -> Path:
+    return root / folder
+
+
+def _parent(root: Path, folder: str) -> Path:
+    return root
+
+
+PLACES: list[Callable[[Path, str], Path]] = [
+    _archive, _misnamed_archive, _plain_tar, _folder_with_archive, _extracted, _parent,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("folder", sorted(FOLDERS))
+def test_every_version_is_read_from_every_place(
+    folder: str, place: Callable[[Path, str], Path], tmp_path: Path
+) -> None:
+    written = write_cifar(tmp_path, folder)
+    data_dir = place(tmp_path, folder)
+    for train in (True, False):
+        _assert_holds(load_cifar(data_dir, train=train), written, train=train)
+
+
+def test_images_are_named_by_file_and_place(tmp_path: Path) -> None:
+    for folder in ("cifar-10-batches-py", "cifar-10-batches-bin"):
+        write_cifar(tmp_path / folder, folder, count=2)
+        found = load_cifar(tmp_path / folder, train=True)
+        assert found is not None
+        assert found.image_names[:3] == ["data_batch_1[0]", "data_batch_1[1]", "data_batch_2[0]"]
+        assert found.place == tmp_path / folder / folder
+
+
+def test_a_batch_as_python_2_wrote_it(tmp_path: Path) -> None:
+    written = write_cifar(tmp_path, "cifar-10-batches-py")
+    for i, batch in enumerate(written.train, start=1):
+        (tmp_path / "cifar-10-batches-py" / f"data_batch_{i}").write_bytes(python2_batch(batch))
+    _assert_holds(load_cifar(tmp_path, train=True), written, train=True)
+
+
+@pytest.mark.parametrize("module", ["numpy.core", "numpy._core"])
+def test_arrays_of_old_and_new_numpy_with_text_keys_and_in_column_order(module: str) -> None:
+    batch = make_batch(1, 3, 4)
+    for rows in (batch.rows(), np.asfortranarray(batch.rows())):
+        data = pickle.dumps({"data": rows, "labels": [1, 2, 3]}, protocol=2)
+        data = re.sub(rb"cnumpy\._?core\.multiarray\n", f"c{module}.multiarray\n".encode(), data)
+        found = read_pickle(data, "x")
+        np.testing.assert_array_equal(found["data"], batch.rows())
+        assert found["labels"] == [1, 2, 3]
+
+
+def test_extracted_files_come_before_archives_and_python_before_binary(tmp_path: Path) -> None:
+    written = write_cifar(tmp_path / "binary", "cifar-10-batches-bin", count=1)
+    pack(tmp_path / "binary", "cifar-10-batches-bin", tmp_path / "cifar-10-binary.tar.gz")
+    assert len(written.test.labels) == 2
+    other = write_cifar(tmp_path, "cifar-10-batches-py", count=2)
+    _assert_holds(load_cifar(tmp_path, train=False), other, train=False)
+
+
+def test_both_data_sets_in_a_folder_must_be_told_apart(tmp_path: Path) -> None:
+    for folder in ("cifar-10-batches-bin", "cifar-100-binary"):
+        write_cifar(tmp_path, folder)
+    with pytest.raises(UsageError, match=r"both CIFAR-10 and CIFAR-100.*cifar-10-batches-bin or .*cifar-100-binary"):
+        load_cifar(tmp_path, train=True)
+    for folder in ("cifar-10-batches-bin", "cifar-100-binary"):
+        pack(tmp_path, folder, tmp_path / f"{folder}.tar.gz")
+        shutil.rmtree(tmp_path / folder)
+    with pytest.raises(UsageError, match=r"10-batches-bin\.tar\.gz or .*100-binary\.tar\.gz"):
+        load_cifar(tmp_path, train=True)
+
+
+def test_what_is_not_cifar_is_none(tmp_path: Path) -> None:
+    (tmp_path / "train" / "class").mkdir(parents=True)
+    (tmp_path / "test").write_text("one name of CIFAR's is none")
+    (tmp_path / "text.tar.gz").write_text("not an archive")
+    (tmp_path / "empty.tar").touch()
+    pack(tmp_path, "train", tmp_path / "other.tar.gz")
+    assert load_cifar(tmp_path, train=True) is None
+    for name in ("text.tar.gz", "empty.tar", "other.tar.gz"):
+        assert load_cifar(tmp_path / name, train=True) is None
+
+
+def test_nothing_is_unpacked_and_links_are_not_followed(tmp_path: Path) -> None:
+    write_cifar(tmp_path, "cifar-100-binary")
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(3074))
+    shutil.copytree(tmp_path / "cifar-100-binary", tmp_path / "linked")
+    (tmp_path / "linked" / "train.bin").unlink()
+    (tmp_path / "linked" / "train.bin").symlink_to(secret)
+    archive = pack(tmp_path, "linked", tmp_path / "x.tar.gz")
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(DataError, match=r"x\.tar\.gz: CIFAR-100 without train\.bin: incomplete"):
+        load_cifar(archive, train=True)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+# --- damage
+
+
+@pytest.mark.parametrize(("folder", "file"), [
+    ("cifar-10-batches-py", "data_batch_3"), ("cifar-10-batches-bin", "batches.meta.txt"),
+    ("cifar-100-python", "meta"), ("cifar-100-binary", "train.bin"),
+])  # fmt: skip
+def test_missing_files_are_named(folder: str, file: str, tmp_path: Path) -> None:
+    write_cifar(tmp_path, folder)
+    (tmp_path / folder / file).unlink()
+    for data_dir in (tmp_path, _archive(tmp_path, folder)):
+        with pytest.raises(DataError, match=rf"CIFAR-100? without {file}: incomplete"):
+            load_cifar(data_dir, train=True)
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS))
+def test_truncated_archives_are_never_read_as_whole(folder: str, tmp_path: Path) -> None:
+    write_cifar(tmp_path, folder)
+    archive = _archive(tmp_path, folder)
+    data = archive.read_bytes()
+    for length in [5, 100, *np.linspace(0, 0.9 * len(data), 16).astype(int)[1:]]:
+        archive.write_bytes(data[:length])
+        with pytest.raises(DataError, match="damaged, or not downloaded completely") as caught:
+            load_cifar(archive, train=True)
+        assert str(archive) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    archive.write_bytes(b"")
+    assert load_cifar(archive, train=True) is None
+
+
+def _batch_file(data: dict[Any, Any]) -> bytes:
+    return pickle.dumps(data, protocol=2)
+
+
+ROWS = make_batch(1, 2, 4).rows()
+FAULTS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "damaged, or not a pickle: EOFError"),
+    "text": (b"hello there", "damaged, or not a pickle"),
+    "cut": (_batch_file({b"data": ROWS, b"labels": [0, 1]})[:-9], "damaged, or not a pickle"),
+    "a list": (pickle.dumps([1, 2], protocol=2), "expected a pickled dict, got list"),
+    "no labels": (_batch_file({b"data": ROWS}), "no list of labels under 'labels'"),
+    "labels of CIFAR-100": (_batch_file({b"data": ROWS, b"fine_labels": [0, 1]}), "no list of labels under 'labels'"),
+    "labels of another type": (_batch_file({b"data": ROWS, b"labels": [0, 1.5]}), "no list of labels"),
+    "a huge label": (_batch_file({b"data": ROWS, b"labels": [0, 2**70]}), "no list of labels"),
+    "a negative label": (_batch_file({b"data": ROWS, b"labels": [0, -1]}), "no list of labels"),
+    "a label too many": (_batch_file({b"data": ROWS, b"labels": [0, 1, 2]}), r"expected pixels (3, 3072)"),
+    "a label outside": (_batch_file({b"data": ROWS, b"labels": [0, 4]}), "label 4 is outside the 4 classes"),
+    "no pixels": (_batch_file({b"labels": [0, 1]}), "under 'data', got none"),
+    "smaller pictures": (_batch_file({b"data": ROWS[:, :768], b"labels": [0, 1]}), "got (2, 768)"),
+    "fractions": (_batch_file({b"data": ROWS.astype("f4"), b"labels": [0, 1]}), "not a matrix of bytes"),
+    "objects": (_batch_file({b"data": ROWS.astype(object), b"labels": [0, 1]}), "not a matrix of bytes"),
+    "a cube": (_batch_file({b"data": ROWS.reshape(2, 3, 1024), b"labels": [0, 1]}), "not a matrix of bytes"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faulty_batch_is_one_line_that_names_the_file(name: str, tmp_path: Path) -> None:
+    content, fault = FAULTS[name]
+    write_cifar(tmp_path, "cifar-10-batches-py")
+    path = tmp_path / "cifar-10-batches-py" / "test_batch"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_cifar(tmp_path, train=False)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert fault in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0, 3072, 3074, 2 * 3073 - 1])
+def test_binary_batch_of_another_length(length: int, tmp_path: Path) -> None:
+    write_cifar(tmp_path, "cifar-10-batches-bin")
+    (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(bytes(length))
+    with pytest.raises(DataError, match=rf"test_batch\.bin: {length} bytes are not a number of records of 3073 bytes"):
+        load_cifar(tmp_path, train=False)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "cat\ndog\ncat\n"])
+def test_class_names_are_there_once_each(text: str, tmp_path: Path) -> None:
+    write_cifar(tmp_path, "cifar-10-batches-bin")
+    (tmp_path / "cifar-10-batches-bin" / "batches.meta.txt").write_text(text)
+    with pytest.raises(DataError, match=r"batches\.meta\.txt: expected the names of the classes, each once"):
+        load_cifar(tmp_path, train=False)
+
+
+def test_binary_labels_of_cifar_100_are_the_fine_ones() -> None:
+    data = binary_batch(make_batch(3, 2, 6), coarse=True)
+    assert [data[0], data[1], data[3074], data[3075]] == [2, 3, 2, 4]
+
+
+# --- pickles that want to run code
+
+
+def _global(module: str, name: str, arguments: bytes) -> bytes:
+    """A pickle that calls module.name(*arguments)."""
+    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + arguments + b"R."
+
+
+def _text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def _short(value: str) -> bytes:
+    return b"\x8c" + bytes([len(value)]) + value.encode()
+
+
+def _payloads(canary: Path) -> dict[str, bytes]:
+    shell, code = f"touch {canary}", f"open({str(canary)!r}, 'w')"
+    one_shell, one_code = b"(" + _text(shell) + b"t", b"(" + _text(code) + b"t"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01bt"
+    return {
+        "os.system": _global("os", "system", one_shell),
+        "posix.system": _global("posix", "system", one_shell),
+        "subprocess": _global("subprocess", "getoutput", one_shell),
+        "eval": _global("builtins", "eval", one_code),
+        "eval of Python 2": _global("__builtin__", "eval", one_code),
+        "exec": _global("builtins", "exec", one_code),
+        "getattr": _global("builtins", "getattr", b"(" + _text(shell) + _text("upper") + b"t"),
+        "import": _global("builtins", "__import__", b"(" + _text("os") + b"t"),
+        "importlib": _global("importlib", "import_module", b"(" + _text("antigravity") + b"t"),
+        "protocol 4": b"\x80\x04" + _short("os") + _short("system") + b"\x93" + _text(shell) + b"\x85R.",
+        "dotted name": b"\x80\x04" + _short("numpy") + _short("ctypeslib.os.system") + b"\x93" + one_shell + b"R.",
+        "dotted stand-in": b"\x80\x04" + _short("numpy") + _short("ndarray.tofile") + b"\x93" + one_shell + b"R.",
+        "numpy.load": _global("numpy", "load", one_shell),
+        "numpy's testing": _global("numpy.testing._private.utils", "runstring", b"(" + _text(code) + b"}t"),
+        "operator": _global("operator", "attrgetter", b"(" + _text("system") + b"t"),
+        "functools": _global("functools", "partial", one_shell),
+        "copyreg": _global("copyreg", "_reconstructor", b"(cos\nsystem\ncbuiltins\nobject\nNt"),
+        "INST": b"(" + _text(shell) + b"ios\nsystem\n.",
+        "OBJ": b"(cos\nsystem\n" + _text(shell) + b"o.",
+        "in a dict's value": b"\x80\x02}U\x04datacos\nsystem\n(" + _text(shell) + b"tRs.",
+        "as an array's type": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cos\nsystem\nK\x00\x85U\x01btR.",
+        "an array's values": b"\x80\x02" + array + b"R(K\x01K\x00\x85cos\nsystem\n(" + _text(shell) + b"tRtb.",
+        "codec": _global("_codecs", "lookup", b"(" + _text("rot13") + b"t"),
+    }  # fmt: skip
+
+
+PAYLOADS = sorted(_payloads(Path("x")))
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_pickle_that_asks_for_code_is_refused(name: str, tmp_path: Path) -> None:
+    write_cifar(tmp_path, "cifar-10-batches-py")
+    canary = tmp_path / "canary"
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(_payloads(canary)[name])
+    for data_dir in (tmp_path, _archive(tmp_path, "cifar-10-batches-py")):
+        with pytest.raises(UntrustedFileError, match=r"test_batch asks for '.*refused") as caught:
+            load_cifar(data_dir, train=False)
+        assert caught.value.exit_code == 77
+        assert "\n" not in str(caught.value)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["os.system", "eval", "protocol 4", "in a dict's value", "INST"])
+def test_negative_control_those_pickles_do_run_code(name: str, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    pickle.loads(_payloads(canary)[name])
+    assert canary.exists()
+
+
+@pytest.mark.parametrize("payload", [
+    b"\x80\x02cnumpy\nndarray\n}U\x08__init__U\x01xsb.",  # BUILD: attributes for a class
+    b"\x80\x02cnumpy\nndarray\nN}U\x0c__setstate__U\x01xs\x86b.",
+    b"\x80\x02c_codecs\nencode\nN}U\x07__new__U\x01xs\x86b.",
+    b"\x80\x02c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR.",
+    b"\x80\x02cnumpy\nndarray\n)\x81}U\x05stateK\x01sb.",  # an array without a state
+    b"\x80\x02}U\x04datacnumpy\nndarray\n)\x81s.",
+    b"\x80\x02U\x03abcQ.",  # a persistent id
+    b"P1\n.",
+    b"\x80\x02\x82\xf0.",  # a number of the registry of extensions
+    b"\x80\x05\x97.",  # a buffer from outside
+    b"\x80\x09.",
+    b"\x80\x02" + b"(" * 100_000 + b".",
+])  # fmt: skip
+def test_other_odd_pickles_are_damage_and_leave_nothing_behind(payload: bytes) -> None:
+    with pytest.raises(DataError, match=r"^x: "):
+        read_pickle(payload, "x")
+    batch = make_batch(1, 2, 4)
+    np.testing.assert_array_equal(read_pickle(python_batch(batch, fine=False), "x")["data"], batch.rows())
+
+
+def test_a_warm_registry_of_extensions_gives_nothing(tmp_path: Path) -> None:
+    copyreg.add_extension("os", "system", 0xF1)
+    try:
+        with pytest.raises(UserError):
+            read_pickle(b"\x80\x02\x82\xf1" + b"(" + _text(f"touch {tmp_path / 'canary'}") + b"tR.", "x")
+    finally:
+        copyreg.remove_extension("os", "system", 0xF1)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_archive_with_a_huge_member_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("train", "meta"):
+            member = tarfile.TarInfo(f"cifar-100-python/{name}")
+            archive.addfile(member, io.BytesIO())
+        bomb = tarfile.TarInfo("cifar-100-python/test")
+        bomb.size = 1 << 40
+        assert archive.fileobj is not None
+        archive.fileobj.write(bomb.tobuf())
+    assert load_cifar(path, train=True) is None
+
+
+def test_the_names_of_the_tests_are_sorted_as_cifars_are() -> None:
+    """A checkpoint matches classes by name; CIFAR's own are in alphabetical order, as folders would be."""
+    assert sorted(NAMES_10) == NAMES_10

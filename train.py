@@ -259,7 +259,11 @@ def log_what_happens(
     from util.train.plan import log_parameter_groups, log_plan
 
     macs = count_macs(state.model, preprocessing.input_size)
-    log.info(f"{settings.model.model}: {count_parameters(state.model):,} parameters, {macs / 1e9:.3f} GMACs an image")
+    trained = sum(p.size for p in state.model.parameters() if not p.stop_gradient)
+    log.info(
+        f"{settings.model.model}: {count_parameters(state.model):,} parameters, {trained:,} of them trained, "
+        f"{macs / 1e9:.3f} GMACs an image"
+    )
     log_plan(log, data=data, optim=settings.optim, schedule=schedule)
     log_parameter_groups(log, state.model, settings.optim)
 

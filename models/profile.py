@@ -1,4 +1,4 @@
-"""Counting what a model costs: trainable parameters and multiply-accumulates of one image."""
+"""Counting what a model costs: parameters and multiply-accumulates of one image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,8 @@ from models.layers import ScaledDotProduct
 
 
 def count_parameters(model: nn.Layer) -> int:
-    """Returns the number of trainable values. BatchNorm's statistics, parameters in Paddle, are left out."""
-    return sum(p.size for p in model.parameters() if not p.stop_gradient)
+    """Returns the number of values, frozen ones included. BatchNorm's statistics, parameters in Paddle, are left out."""
+    return sum(p.size for name, p in model.named_parameters() if not name.endswith(("._mean", "._variance")))
 
 
 def _conv_macs(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> int:

@@ -1,11 +1,14 @@
 """Draws an evaluation: confusion matrix, reliability diagram, accuracy by class. Needs matplotlib."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import MaxNLocator
 
 from util.evaluation.statistics import Calibration, ClassStatistics
@@ -16,6 +19,9 @@ SHOWN_CLASSES = 30
 WORST_CLASSES = 25
 NAME_LENGTH = 26  # characters of a class name
 BINS = 20  # of top-1 by class
+
+# Chinese, Japanese and Korean names, on Linux, Windows and macOS.
+MORE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei", "PingFang SC")
 
 BLUE, RED, INK, GREY, LINE = "#2563a8", "#c62828", "#1c2430", "#5b6572", "#d5dae0"
 TEXT, LINE_HEIGHT = 9.5, 14  # points
@@ -32,9 +38,17 @@ def short_name(name: str) -> str:
     return text.replace("$", r"\$")  # two of them would be mathematics
 
 
+def fonts() -> list[str]:
+    """Returns matplotlib's own font, and those installed here that know the characters that it does not."""
+    installed = set(get_font_names())
+    return ["DejaVu Sans", *(font for font in MORE_FONTS if font in installed)]
+
+
 def save_picture(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG, cut to what is drawn."""
-    figure.savefig(path, dpi=DPI, format="png", bbox_inches="tight", pad_inches=0.3)
+    """Writes a figure as a PNG, cut to what is drawn. A character that no font knows is drawn as a box."""
+    with rc_context({"font.sans-serif": fonts()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(path, dpi=DPI, format="png", bbox_inches="tight", pad_inches=0.3)
 
 
 def _head(axes: Any, title: str, *notes: str) -> None:

@@ -21,7 +21,15 @@ from tests.image_results import make_results
 from util.data.dataset import IMAGENET_NAMES, read_class_names
 from util.errors import OutputError, SaveError, UsageError
 from util.evaluation.files import check_output, create_folder, write_text
-from util.evaluation.pictures import draw_calibration, draw_confusion, draw_per_class, most_confused, short_name
+from util.evaluation.pictures import (
+    draw_calibration,
+    draw_confusion,
+    draw_per_class,
+    fonts,
+    most_confused,
+    save_picture,
+    short_name,
+)
 from util.evaluation.report import (
     PICTURES,
     calibration_table,
@@ -233,6 +241,16 @@ def test_a_model_without_mistakes_can_be_drawn() -> None:
         draw_calibration(calibration(results), subtitle=""),
     ):
         assert overlaps(figure) == []
+
+
+def test_names_in_chinese_are_drawn_with_a_font_that_knows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    figure = draw_confusion(np.array([[0, 1, 2]]), np.arange(2), ["虎斑猫", "狗"], subtitle="")
+    save_picture(figure, tmp_path / "x.png")
+    assert not recwarn.list, "also where there is none"
+    monkeypatch.setattr("util.evaluation.pictures.get_font_names", lambda: ["Ubuntu", "SimHei", "Noto Sans CJK SC"])
+    assert fonts() == ["DejaVu Sans", "Noto Sans CJK SC", "SimHei"]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,12 @@ def test_binary_cross_entropy_equals_the_reference(case: str) -> None:
     assert float(loss(logits, smoothed)) == pytest.approx(float(expected[f"loss_{case}_labels"]), rel=1e-6)
 
 
+def test_a_target_at_the_threshold_is_not_above_it() -> None:
+    loss = make_loss(LossOptions(bce_loss=True, bce_target_thresh=0.25))
+    found = loss(paddle.to_tensor([[2.0, 2.0]]), paddle.to_tensor([[0.25, 0.75]]))
+    assert float(found) == pytest.approx((np.logaddexp(0.0, 2.0) + np.logaddexp(0.0, -2.0)) / 2, rel=1e-6)
+
+
 BCE = {"bce_loss": True}
 # settings, what changes in them, and what the loss must then be of per-class losses (B, K) of the targets as told
 EFFECTS: list[tuple[dict[str, Any], dict[str, Any]]] = [

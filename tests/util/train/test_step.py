@@ -264,6 +264,8 @@ def test_an_update_that_overflowed_moves_neither_the_weights_nor_the_average(
         step = make_step(model, OptimOptions(opt="adamw"), precision=PrecisionOptions(amp=True), ema=ema)
     assert step.scaler.is_enable()
     step.precision = NO_AMP  # as far as a CPU goes: a scaled loss, but no half precision
+    ema.model.fc.weight.set_value(paddle.ones([4, CLASSES]))
+    ema.model.fc.bias.set_value(paddle.ones([CLASSES]))
     before, average = weights(model), weights(ema.model)
     step.accumulate(*batch(6), group_size=1, last=True)
     assert float(model.fc.weight.grad.abs().max()) > 100.0, "the loss is scaled"

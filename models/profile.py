@@ -10,7 +10,7 @@ from models.layers import ScaledDotProduct
 
 
 def count_parameters(model: nn.Layer) -> int:
-    """Returns the number of values, frozen ones included. BatchNorm's statistics, parameters in Paddle, are left out."""
+    """Returns the number of values, frozen ones too. BatchNorm's statistics, parameters in Paddle, are left out."""
     return sum(p.size for name, p in model.named_parameters() if not name.endswith(("._mean", "._variance")))
 
 

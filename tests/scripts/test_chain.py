@@ -68,7 +68,7 @@ def test_log(trained: Path) -> None:
     assert all(LOG_LINE.match(line) for line in epochs)
     assert "effective batch 16 = 4 images x 1 processes x 4 micro-batches; 6 iterations and 2 updates an epoch" in text
     assert "257,304" not in text  # the head has three classes here
-    assert re.search(r"cvt_nano_32x32: [\d,]+ parameters, 0\.\d+ GMACs", text)
+    assert re.search(r"cvt_nano_32x32: [\d,]+ parameters, [\d,]+ of them trained, 0\.\d+ GMACs", text)
     assert re.search(r"weight decay 0.05 on 40 tensors: .*head.weight \(1\)", text)
     assert "no weight decay on 77 tensors" in text
     assert "sync_bn of the recipe needs a GPU" in text

@@ -66,7 +66,7 @@ def test_two_processes_train_and_rank_0_alone_writes(folder: Path) -> None:
 def run_ranks(folder: Path, processes: int, *arguments: str) -> dict[str, np.ndarray]:
     """Returns what tests/scripts/ranks.py stores."""
     script, output = ROOT / "tests/scripts/ranks.py", f"ranks_{arguments[0]}_{processes}.npz"
-    command = [script, arguments[0], output, *arguments[1:]]
+    command: list[str | Path] = [script, arguments[0], output, *arguments[1:]]
     if processes > 1:
         command = [ROOT / "tests/scripts/launch.py", "--nproc_per_node", str(processes), *command]
     run(*command, cwd=folder, PYTHONPATH=str(ROOT))

@@ -77,8 +77,8 @@ def with_processes(count: int) -> ImageResults:
         world = Recorder(rank, count, handed_over)
         with pytest.raises(StoppedError):
             evaluate_images(model(), batches(world), world, num_images=NUM_IMAGES, num_batches=1)
-    world = Replay(count - 1, count, handed_over)
-    return evaluate_images(model(), batches(world), world, num_images=NUM_IMAGES, num_batches=1)
+    everyone = Replay(count - 1, count, handed_over)
+    return evaluate_images(model(), batches(world), everyone, num_images=NUM_IMAGES, num_batches=1)
 
 
 def test_every_image_has_its_scores_and_loss_in_the_order_of_the_split() -> None:

@@ -1,5 +1,6 @@
 """`--dry_run`: one batch through everything that a run does, and what that says about memory, time and disk."""
 
+import re
 import resource
 import shutil
 import time
@@ -115,7 +116,11 @@ def _wait(step: TrainStep) -> None:
 def _peak_memory_mb() -> float:
     if paddle.device.is_compiled_with_cuda() and paddle.device.get_device().startswith("gpu"):
         return paddle.device.cuda.max_memory_reserved() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # kilobytes on Linux
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; getrusage's figure begins with that of the process that started this one
+        [kilobytes] = re.findall(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+        return int(kilobytes) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
 
 
 def _existing(path: Path) -> Path:

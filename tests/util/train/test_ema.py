@@ -52,7 +52,7 @@ def closed_form(start: int, decays: list[float]) -> np.ndarray:
         ({"model_ema_decay": 0.6}, lambda n: 0.6),
         ({"model_ema_decay": 0.6, "model_ema_warmup": True}, lambda n: min(0.6, 1 - (1 + n) ** (-2 / 3))),
     ],
-    ids=str,
+    ids=["default", "decay", "warm-up"],
 )
 def test_the_average_is_its_closed_form(settings: dict[str, Any], decay: Any) -> None:
     model = Walk()

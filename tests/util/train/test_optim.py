@@ -149,7 +149,9 @@ EFFECTS: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("before", "change", "expected"), EFFECTS, ids=str)
+@pytest.mark.parametrize(
+    ("before", "change", "expected"), EFFECTS, ids=lambda value: str(sorted(value) if isinstance(value, set) else value)
+)
 def test_every_setting_changes_what_it_says_and_nothing_else(
     before: dict[str, Any], change: dict[str, Any], expected: set[str]
 ) -> None:

@@ -176,7 +176,7 @@ def clipped_agc(gradients: dict[str, np.ndarray], limit: float) -> dict[str, np.
         ("agc", 0.02, clipped_agc),
         ("agc", 1e9, clipped_agc),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_clip_grad_and_clip_mode(mode: Any, limit: float, clipped: Any) -> None:
     gradients, norm = stepped(SGD)

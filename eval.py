@@ -17,6 +17,7 @@ from functools import partial
 from util import options, runtime
 from util.checkpoint import collect_checkpoints
 from util.errors import NonFiniteLossError, UsageError, WeightsError, run_script
+from util.restore import chosen_weights, restore
 from util.settings import Settings, parse
 
 
@@ -47,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from util.evaluation.outputs import Outputs
     from util.evaluation.task import Task, agree, make_task, run_task
     from util.log import start_logging
-    from util.restore import restore
 
     world, notes = distributed.start(settings.device.device)
     log = start_logging(is_main=world.is_main)
@@ -93,14 +93,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def choose_weights(settings: EvalSettings) -> list[options.WeightsOptions]:
     """Returns the weights to evaluate, one file each. On the command line they replace a recipe's `pretrained`."""
-    chosen, names = settings.weights, settings.evaluation.checkpoints
-    if "pretrained" not in settings.on_command_line and (names or chosen.resume is not None):
-        chosen = replace(chosen, pretrained=None)
+    names = settings.evaluation.checkpoints
     if not names:
-        return [chosen]
-    if chosen.resume is not None or chosen.pretrained is not None:
+        return [chosen_weights(settings.weights, settings.on_command_line)]
+    if settings.weights.resume is not None or "pretrained" in settings.on_command_line:
         raise UsageError("give either --checkpoints, or one of --resume and --pretrained")
-    return [replace(chosen, resume=file) for file in collect_checkpoints(names)]
+    return [replace(settings.weights, resume=file, pretrained=None) for file in collect_checkpoints(names)]
 
 
 if __name__ == "__main__":

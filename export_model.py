@@ -39,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from util.deploy.bundle import Manifest
     from util.deploy.export import export
     from util.log import start_logging
-    from util.restore import restore
+    from util.restore import chosen_weights, restore
 
     log = start_logging(is_main=True)
     distributed.start("cpu")  # the written programs do not depend on the device
     trained = restore(
-        settings.weights,
+        chosen_weights(settings.weights, settings.on_command_line),
         settings.model,
         settings.preprocess,
         use_ema=settings.ema.use_ema,

@@ -41,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from models import create_model, model_defaults
     from util import distributed
-    from util.restore import restore
+    from util.restore import chosen_weights, restore
 
     # Weights, and what they say about preprocessing and classes
     distributed.start(settings.device.device)
     trained = restore(
-        settings.weights,
+        chosen_weights(settings.weights, settings.on_command_line),
         settings.model,
         settings.preprocess,
         use_ema=settings.ema.use_ema,

@@ -75,8 +75,9 @@ def test_no_family_imports_another() -> None:
     "module",
     [
         "util.options", "util.settings", "util.prediction", "util.weights", "util.weights.container",
-        "util.data.transforms", "util.data.images", "util.data.dataset", "util.data.sampler", "util.deploy.bundle",
-        "util.deploy.engines", "util.runtime", "train", "infer",
+        "util.data.transforms", "util.data.images", "util.data.dataset", "util.data.sampler", "util.data.cifar",
+        "util.data.split", "util.data.preprocessing", "util.restore", "util.checkpoint", "util.deploy.bundle",
+        "util.deploy.engines", "util.runtime", "train", "eval", "infer",
     ],
 )  # fmt: skip
 def test_imports_without_paddle(module: str) -> None:

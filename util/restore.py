@@ -1,7 +1,7 @@
 """From a weights file to a model that is ready to use, for eval, predict and export."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from util.data.dataset import readable_names
@@ -54,6 +54,13 @@ def _check_channels(channels: int, weights: LoadedWeights, source: str) -> None:
             f"{source} is for images of {saved} x height x width, not {channels} x height x width; leave the channels "
             "out of --input_size"
         )
+
+
+def chosen_weights(weights: WeightsOptions, on_command_line: frozenset[str]) -> WeightsOptions:
+    """Returns the weights to use: `--resume` replaces the `pretrained` of a recipe, not that of the command line."""
+    if weights.resume is not None and "pretrained" not in on_command_line:
+        return replace(weights, pretrained=None)
+    return weights
 
 
 def restore(

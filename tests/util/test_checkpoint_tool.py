@@ -176,7 +176,7 @@ def test_no_run_can_be_continued_from_the_result(folder: Path, command: str) -> 
     check_state(read_container(Path("a.safetensors")).state, "a")  # from a checkpoint it can
     main([*COMMANDS[command], "--output", "out.safetensors"])
     container: Container = read_container(Path("out.safetensors"))
-    with pytest.raises(WeightsError, match="cannot be continued"):
+    with pytest.raises(WeightsError, match="start from it with --pretrained"):
         check_state(container.state, "out")
     assert isinstance(container.state["progress"]["update"], int), "what train.py compares before it refuses"
 

@@ -63,11 +63,17 @@ class SerialLoader:
 
 
 def make_loader(
-    dataset: ImageDataset, batches: TrainBatches | EvalBatches, *, num_workers: int, shared_memory: bool = True
+    dataset: ImageDataset,
+    batches: TrainBatches | EvalBatches,
+    *,
+    num_workers: int,
+    shared_memory: bool = True,
+    persistent: bool = True,
 ) -> Iterable[Batch]:
-    """Returns a loader of `Batch`es. Workers stay between epochs and hand over numpy arrays.
+    """Returns a loader of `Batch`es. Workers hand over numpy arrays.
 
     shared_memory: whether they put them in /dev/shm, or send them through a pipe, which is slower.
+    persistent: whether workers stay between epochs; they then live until the process ends, even without their loader.
     """
     if num_workers == 0:
         return SerialLoader(dataset, batches)
@@ -78,7 +84,7 @@ def make_loader(
         num_workers=num_workers,
         prefetch_factor=PREFETCH,
         use_shared_memory=shared_memory,
-        persistent_workers=True,
+        persistent_workers=persistent,
         worker_init_fn=_follow_parent,
         return_list=True,
     )
@@ -88,15 +94,17 @@ def eval_loader(
     images: ImageList,
     batches: EvalBatches,
     preprocessing: Preprocessing,
+    *,
     num_workers: int,
     shared_memory: bool = True,
+    persistent: bool = True,
 ) -> Iterable[Batch]:
     """Returns the loader of a labelled split for evaluation. Warns when its batches may not fit into /dev/shm."""
     plain = preprocessing.transform()
     dataset = ImageDataset(images, lambda image, rng: plain(image), seed=0)
     if num_workers > 0 and shared_memory:
         warn_of_small_shared_memory(preprocessing.input_size, batches.batch_size, num_workers=num_workers)
-    return make_loader(dataset, batches, num_workers=num_workers, shared_memory=shared_memory)
+    return make_loader(dataset, batches, num_workers=num_workers, shared_memory=shared_memory, persistent=persistent)
 
 
 def warn_of_small_shared_memory(image_shape: tuple[int, ...], batch_size: int, *, num_workers: int) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from paddle import nn
-from paddle.io import DataLoader
 
 from util.data.dataset import ImageList, load_split
 from util.data.loader import eval_loader
@@ -98,11 +97,10 @@ def run_task(task: Task, world: World, *, batch_size: int, loading: LoaderOption
         task.images,
         batches,
         task.trained.preprocessing,
-        loading.num_workers,
+        num_workers=loading.num_workers,
         shared_memory=loading.shared_memory,
+        persistent=False,  # or a set of them would live on for each checkpoint
     )
-    if isinstance(loader, DataLoader):
-        loader._persistent_workers = False  # or they would live on idle, a set for each checkpoint
     results = evaluate_images(task.model, loader, world, num_images=len(task.images), num_batches=len(batches))
     return results.renumbered(task.class_ids)
 

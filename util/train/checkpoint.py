@@ -132,6 +132,11 @@ class TrainState:
 def check_state(state: Mapping[str, Any], source: str) -> tuple[Progress, dict[str, Any]]:
     """Returns a checkpoint's progress and GradScaler state; a WeightsError if `save` cannot have written it."""
     checked_state(state, source)
+    if "made_by" in state:
+        raise WeightsError(
+            f"{source}: holds weights alone, made by util.checkpoint {state['made_by']['command']}; start from it with "
+            "--pretrained"
+        )
     try:
         if not isinstance(state["settings"], dict):
             raise ValueError(f"settings {state['settings']!r}")

@@ -112,7 +112,9 @@ def test_bad_images_come_through_as_values(num_workers: int, images: ImageList, 
     (tmp_path / "good.png").write_bytes(Path(images.path(0)).read_bytes())
     (tmp_path / "bad.png").write_bytes(b"nothing")
     mixed = ImageList(tmp_path, ["good.png", "bad.png", "gone.png", "good.png"], np.arange(4), None)
-    first, second = _to_numpy(eval_loader(mixed, EvalBatches(num_images=4, batch_size=2), PREPROCESSING, num_workers))
+    first, second = _to_numpy(
+        eval_loader(mixed, EvalBatches(num_images=4, batch_size=2), PREPROCESSING, num_workers=num_workers)
+    )
     assert (first[1].tolist(), second[2].tolist()) == ([0], [3])
     assert first[3] == [BadImage(str(tmp_path / "bad.png"), "is not an image (JPEG, PNG, WEBP, BMP, GIF)")]
     assert second[3] == [BadImage(str(tmp_path / "gone.png"), "no such file")]
@@ -123,7 +125,9 @@ def test_batch_of_bad_images_alone_comes_through_as_values(num_workers: int, tmp
     gone = ImageList(tmp_path, ["0.png", "1.png", "2.png"], np.arange(3), None)
     failure = ""
     try:
-        found = _to_numpy(eval_loader(gone, EvalBatches(num_images=3, batch_size=2), PREPROCESSING, num_workers))
+        found = _to_numpy(
+            eval_loader(gone, EvalBatches(num_images=3, batch_size=2), PREPROCESSING, num_workers=num_workers)
+        )
     except SystemError as error:
         failure = str(error)  # kept alive by the error's frames, the loader would hang pytest at its exit
     assert not failure
@@ -133,7 +137,7 @@ def test_batch_of_bad_images_alone_comes_through_as_values(num_workers: int, tmp
 
 def test_evaluation_batches_are_the_evaluation_transform(images: ImageList) -> None:
     batches = EvalBatches(num_images=len(images), batch_size=4)
-    found = _to_numpy(eval_loader(images, batches, PREPROCESSING, 0))
+    found = _to_numpy(eval_loader(images, batches, PREPROCESSING, num_workers=0))
     assert np.concatenate([indices for _, _, indices, _ in found]).tolist() == list(range(10))
     assert np.concatenate([labels for _, labels, _, _ in found]).tolist() == images.labels.tolist()
     transform = eval_transform(input_size=16, crop_pct=0.9, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from util.distributed import World
     from util.train.checkpoint import TrainState
     from util.train.data import TrainingData
+    from util.train.run import RunStart
     from util.train.schedule import Schedule
     from util.weights.container import Container
 
@@ -56,45 +57,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError("no model: name one with --model, or give a recipe with --config")
     arithmetic = runtime.start(settings.threads.cpu_threads)
 
-    import paddle
-
     from models import model_defaults
-    from util import distributed
     from util.evaluate import evaluate
-    from util.log import log_to_file, start_logging
+    from util.log import log_to_file
     from util.train.dry_run import dry_run
     from util.train.epoch import train_one_epoch
     from util.train.loss import make_loss
-    from util.train.run import RunRecorder, start_run
+    from util.train.run import RunRecorder
     from util.train.schedule import Schedule
     from util.train.step import TrainStep
 
-    # Device and processes
-    world, notes = distributed.start(settings.device.device)
-    log = start_logging(is_main=world.is_main)
-    for note in [*notes, f"{arithmetic}; device {paddle.device.get_device()}"]:
-        log.info(note)
-    if paddle.device.get_device() == "cpu":
-        settings = without_gpu_only(settings, log)
-
-    # Data
+    # Device, processes, data
+    settings, world, log = join_processes(settings, arithmetic)
     preprocessing = resolve_preprocessing(settings.preprocess, model_defaults(name))
     data = load_data(settings, preprocessing, world)
     schedule = Schedule(settings.schedule, images_per_update=data.images_per_update(settings.optim.update_freq))
 
     # The run: its folder, where it continues, what it trains
-    start = None
-    if not settings.run.dry_run:
-        start = start_run(
-            settings.run,
-            data.splits,
-            config=to_plain(settings) | preprocessing.to_plain() | {"num_classes": data.splits.num_classes},
-            result_names=to_plain(settings, frozenset({"result"})).keys(),
-            resume=settings.weights.resume,
-            threads=arithmetic.threads,
-            world=world,
-            log=log,
-        )
+    start = None if settings.run.dry_run else open_run(settings, preprocessing, data, arithmetic, world, log)
     container = None if start is None else start.container
     epochs = remaining_epochs(settings, container, log)
     if not epochs:
@@ -139,6 +119,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     recorder.close()
 
 
+def join_processes(settings: TrainSettings, arithmetic: runtime.Runtime) -> tuple[TrainSettings, "World", Logger]:
+    """Chooses the device and joins the other processes; returns the settings as that device can have them."""
+    import paddle
+
+    from util import distributed
+    from util.log import start_logging
+
+    world, notes = distributed.start(settings.device.device)
+    log = start_logging(is_main=world.is_main)
+    for note in [*notes, f"{arithmetic}; device {paddle.device.get_device()}"]:
+        log.info(note)
+    if paddle.device.get_device() == "cpu":
+        settings = without_gpu_only(settings, log)
+    return settings, world, log
+
+
 def without_gpu_only(settings: TrainSettings, log: Logger) -> TrainSettings:
     """Returns the settings without what Paddle has no CPU kernels for.
 
@@ -155,6 +151,29 @@ def without_gpu_only(settings: TrainSettings, log: Logger) -> TrainSettings:
         settings,
         optim=replace(settings.optim, sync_bn=False),
         precision=replace(settings.precision, amp=False),
+    )
+
+
+def open_run(
+    settings: TrainSettings,
+    preprocessing: Preprocessing,
+    data: "TrainingData",
+    arithmetic: runtime.Runtime,
+    world: "World",
+    log: Logger,
+) -> "RunStart":
+    """Opens the run's folder and finds where it continues."""
+    from util.train.run import start_run
+
+    return start_run(
+        settings.run,
+        data.splits,
+        config=to_plain(settings) | preprocessing.to_plain() | {"num_classes": data.splits.num_classes},
+        result_names=to_plain(settings, frozenset({"result"})).keys(),
+        resume=settings.weights.resume,
+        threads=arithmetic.threads,
+        world=world,
+        log=log,
     )
 
 

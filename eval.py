@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from models import create_model, model_defaults
     from util import distributed
     from util.evaluation.outputs import Outputs
-    from util.evaluation.task import Task, agree, make_task, run_task
+    from util.evaluation.task import Task, agree, check_opens, make_task, run_task
     from util.log import start_logging
 
     world, notes = distributed.start(settings.device.device)
@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     outputs = Outputs(settings.evaluation, settings.data, log) if world.is_main else None
 
     def prepare(weights: options.WeightsOptions) -> Task:
+        if several:
+            check_opens(str(weights.resume))
         trained = restore(
             weights,
             settings.model,

@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = settings.model.model
     if name is None:
         raise UsageError("no model: name one with --model, or give a recipe with --config")
+    if settings.run.dry_run and settings.weights.resume is not None:
+        raise UsageError("--dry_run is about a new run; leave out --resume")
     arithmetic = runtime.start(settings.threads.cpu_threads)
 
     from models import model_defaults
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from util.train.dry_run import dry_run
     from util.train.epoch import train_one_epoch
     from util.train.loss import make_loss
-    from util.train.run import RunRecorder
+    from util.train.run import RunRecorder, forget_missing_best
     from util.train.schedule import Schedule
     from util.train.step import TrainStep
 
@@ -87,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if start is not None and container is not None:
         state.restore(container, str(start.folder.path))
+        forget_missing_best(state.progress, start.folder, log)
     state.progress.epoch = epochs.start
     step = TrainStep(
         state, optim=settings.optim, precision=settings.precision, loss=make_loss(settings.loss), world=world
@@ -125,11 +128,23 @@ def join_processes(settings: TrainSettings, arithmetic: runtime.Runtime) -> tupl
 
     from util import distributed
     from util.log import start_logging
+    from util.train.unused import unused_settings
 
     world, notes = distributed.start(settings.device.device)
     log = start_logging(is_main=world.is_main)
     for note in [*notes, f"{arithmetic}; device {paddle.device.get_device()}"]:
         log.info(note)
+    unused = unused_settings(
+        settings.on_command_line,
+        augment=settings.augment,
+        mix=settings.mix,
+        precision=settings.precision,
+        ema=settings.ema,
+        schedule=settings.schedule,
+        run=settings.run,
+    )
+    for note in unused:
+        log.warning(note)
     if paddle.device.get_device() == "cpu":
         settings = without_gpu_only(settings, log)
     return settings, world, log
@@ -252,6 +267,8 @@ def build_state(
     if optim.freeze:
         frozen = freeze(model, optim.freeze)
         log.info(f"frozen by {' '.join(optim.freeze)}: {len(frozen)} tensors")
+        if path is None and from_nothing:
+            log.warning("what is frozen has random weights, and keeps them: --pretrained is missing")
     if optim.sync_bn and processes > 1:  # after freezing: statistics that do not move need no batch
         synchronise_batch_norm(model)
     if optim.grad_checkpointing:
@@ -275,7 +292,7 @@ def log_what_happens(
 ) -> None:
     """Logs what is about to be trained on what, and how."""
     from models import count_macs, count_parameters
-    from util.train.plan import log_parameter_groups, log_plan
+    from util.train.plan import log_mixing, log_parameter_groups, log_plan
 
     macs = count_macs(state.model, preprocessing.input_size)
     trained = sum(p.size for p in state.model.parameters() if not p.stop_gradient)
@@ -284,6 +301,7 @@ def log_what_happens(
         f"{macs / 1e9:.3f} GMACs an image"
     )
     log_plan(log, data=data, optim=settings.optim, schedule=schedule)
+    log_mixing(log, settings.mix)
     log_parameter_groups(log, state.model, settings.optim)
 
 

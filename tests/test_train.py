@@ -9,13 +9,14 @@ import pytest
 from paddle import nn
 
 from models import model_defaults
-from train import TrainSettings, build_state
+from train import TrainSettings, build_state, remaining_epochs
 from util.data.preprocessing import resolve_preprocessing
 from util.distributed import World
 from util.options import PreprocessOptions
 from util.settings import parse
-from util.train.checkpoint import TrainState
+from util.train.checkpoint import BEST_EMA, Progress, RunFolder, TrainState
 from util.train.loss import make_loss
+from util.train.run import forget_missing_best
 from util.train.step import TrainStep
 from util.weights.container import Container
 
@@ -55,6 +56,34 @@ def test_frozen_weights_are_neither_trained_nor_missed_by_a_resumed_run(tmp_path
     tensors = state.tensors()
     assert {k.rpartition("/")[2] for k in tensors if k.startswith("optim/")} == {"head.weight", "head.bias"}
     build("--freeze", "backbone", "--model_ema").restore(Container(tensors, STATE), "here")
+
+
+@pytest.mark.parametrize(("flags", "resumed", "expected"), [
+    (["--cooldown_epochs", "2"], False, range(0, 12)),
+    ([], False, range(0, 10)),
+    (["--start_epoch", "4"], False, range(4, 10)),
+    (["--start_epoch", "4"], True, range(7, 10)),
+    (["--start_epoch", "4", "--resume", "a"], True, range(4, 10)),
+    (["--resume", "a"], True, range(7, 10)),
+])  # fmt: skip
+def test_the_epochs_to_train(flags: list[str], resumed: bool, expected: range) -> None:
+    settings = parse(TrainSettings, ["--model", "cvt_nano_32x32", "--epochs", "10", *flags], description="")
+    container = Container({}, {"progress": {"epoch": 7}}) if resumed else None
+    assert remaining_epochs(settings, container, logging.getLogger("test")) == expected
+
+
+def test_a_frozen_random_model_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    build("--freeze", "backbone")
+    assert "--pretrained is missing" in caplog.text
+
+
+def test_the_best_of_another_folder_does_not_count(tmp_path: Any) -> None:
+    folder = RunFolder(str(tmp_path), "x")
+    folder.path.mkdir()
+    folder.file(BEST_EMA).touch()
+    progress = Progress(update=9, best_acc1=50.0, best_update=3, best_acc1_ema=60.0, best_update_ema=4)
+    forget_missing_best(progress, folder, logging.getLogger("test"))
+    assert progress == Progress(update=9, best_acc1_ema=60.0, best_update_ema=4)
 
 
 def test_gradient_checkpointing_reaches_the_model() -> None:

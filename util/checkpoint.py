@@ -11,6 +11,7 @@ continued from it. Imports no paddle.
 
 import argparse
 import glob
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +28,8 @@ from util.errors import (
     WeightsError,
     run_script,
 )
-from util.weights import EMA, MODEL, checked_state
-from util.weights.container import Container, is_container, peek_state, read_container, write_container
+from util.weights import EMA, MODEL, checked_state, peek_checked_state
+from util.weights.container import Container, is_container, read_container, write_container
 
 KEPT = ("model", "preprocess", "classes", "versions")  # of a checkpoint's state; `settings`, to resume, are not
 SUFFIX = ".safetensors"
@@ -42,7 +43,7 @@ def collect_checkpoints(names: Sequence[str]) -> list[str]:
     """
     files: list[str] = []
     for name in names:
-        if Path(name).exists():
+        if os.path.exists(name):
             found = [name]
         elif glob.has_magic(name):
             found = sorted(glob.glob(name, recursive=True))
@@ -70,15 +71,15 @@ def read_checkpoint(path: Path) -> Container:
 def _show_accuracy(progress: dict[str, Any]) -> str:
     """The best top-1 of the run so far, in percent; with a star when it was measured on the file's own weights."""
     best = progress.get("best_acc1")
-    if not isinstance(best, int | float) or best < 0:
+    if best is None or best < 0:
         return "-"
     return f"{best:.2f}{'*' if progress.get('best_update') == progress.get('update') else ''}"
 
 
 def describe(path: Path) -> tuple[str, ...]:
     """Returns a file's row of the table, fields as in `COLUMNS`."""
-    state = peek_state(path)
-    model, progress = state.get("model") or {}, state.get("progress") or {}
+    state = peek_checked_state(path)
+    model, progress = state.get("model", {}), state.get("progress", {})
     try:
         if is_container(path):
             read_checkpoint(path)
@@ -88,9 +89,9 @@ def describe(path: Path) -> tuple[str, ...]:
     except UserError:
         verified = "NO"
     found = (model.get("name"), model.get("num_classes"), progress.get("epoch"), progress.get("update"))
-    size = f"{path.stat().st_size / 1e6:.1f}"
-    return (str(path), *("-" if value is None else str(value) for value in found), _show_accuracy(progress), size,
-            verified)  # fmt: skip
+    cells = ["-" if value is None else _brief(" ".join(str(value).split())) for value in found]
+    size = f"{path.stat().st_size / 1e6:.1f}" if path.exists() else "-"  # a link to nothing has none
+    return (str(path), *cells, _show_accuracy(progress), size, verified)
 
 
 def table_text(rows: Sequence[Sequence[str]]) -> str:
@@ -113,7 +114,7 @@ def verify(names: Sequence[str]) -> None:
     """Prints OK or the reason for each file. Any that is not whole and usable is a WeightsError at the end."""
     files: list[str] = []
     for name in names:
-        files += collect_checkpoints([name]) if Path(name).is_dir() else [name]
+        files += collect_checkpoints([name]) if os.path.isdir(name) else [name]
     bad = 0
     for file in files:
         try:
@@ -153,7 +154,7 @@ def _weights(container: Container, path: Path, *, ema: bool) -> dict[str, np.nda
 
 def _progress(state: dict[str, Any], *, ema: bool) -> dict[str, Any]:
     """Returns how far the run was, and the best accuracy of the chosen weights."""
-    progress, suffix = state.get("progress") or {}, "_ema" if ema else ""
+    progress, suffix = state.get("progress", {}), "_ema" if ema else ""
     wanted = {"epoch": "epoch", "update": "update", "best_acc1": f"best_acc1{suffix}",
               "best_update": f"best_update{suffix}"}  # fmt: skip
     return {name: progress[source] for name, source in wanted.items() if source in progress}
@@ -238,7 +239,7 @@ def average(files: Sequence[str], *, ema: bool, output: str) -> None:
     if len(paths) < 2 or twice:
         raise UsageError(f"{twice[0]} is named twice" if twice else "average takes at least two files")
     tensors, first = mean_weights(paths, ema=ema)
-    progress = max((_progress(peek_state(path), ema=ema) for path in paths), key=lambda found: found.get("update", -1))
+    progress = max((_progress(peek_checked_state(path), ema=ema) for path in paths), key=lambda found: found.get("update", -1))
     state = {name: first.state[name] for name in KEPT if name in first.state}
     state["progress"] = {name: progress[name] for name in ("epoch", "update") if name in progress}
     state["made_by"] = {"command": "average", "files": [path.name for path in paths], "ema": ema}

@@ -32,4 +32,9 @@ def last_error(done: subprocess.CompletedProcess[str]) -> str:
     return errors[0].removeprefix("error: ")
 
 
+def port() -> str:
+    """Returns a port for the launcher that no other test process uses."""
+    return str(20000 + os.getpid() % 20000)
+
+
 TINY = ("--model", "cvt_nano_32x32", "--batch_size", "4", "--num_workers", "0", "--warmup_epochs", "0")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.scripts.run import ROOT, TINY, run
+from tests.scripts.run import ROOT, TINY, port, run
 from tests.trees import write_tree
 from util.weights.container import read_container
 
@@ -25,10 +25,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tree(place / "data", num_classes=2, train=8, val=5, flat_val=True)
     run("train.py", "data", *TINY, "--epochs", "1", "--experiment", "one", cwd=place)
     return place
-
-
-def port() -> str:
-    return str(20000 + os.getpid() % 20000)
 
 
 def test_counts_are_equal_for_one_two_and_three_processes(folder: Path) -> None:

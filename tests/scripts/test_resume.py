@@ -21,7 +21,8 @@ from util.weights.container import read_container
 # everything random is on: crops, RandAugment, erasing, mixing, dropout, stochastic depth
 RANDOM = (
     *TINY, "--aa", "rand-m9-mstd0.5-inc1", "--reprob", "0.5", "--mixup", "0.8", "--cutmix", "1", "--drop_rate", "0.1",
-    "--drop_path_rate", "0.2", "--model_ema", "--model_ema_decay", "0.9", "--update_freq", "4", "--lr", "1e-3",
+    "--drop_path_rate", "0.2", "--model_ema", "--model_ema_decay", "0.9", "--model_ema_warmup",
+    "--update_freq", "4", "--lr", "1e-3",
 )  # fmt: skip
 TIMES = ("seconds", "images_per_second", "data_wait")
 

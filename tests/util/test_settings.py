@@ -75,6 +75,10 @@ WITH: dict[str, list[str]] = {
     "bce_sum": ["--bce_loss"],
     "bce_target_thresh": ["--bce_loss"],
     "recount_min": ["--recount", "4"],
+    "momentum": ["--opt", "momentum"],
+    "mixup_mode": ["--mixup", "0.8"],
+    "clip_mode": ["--clip_grad", "1"],
+    "model_ema_warmup": ["--model_ema"],
 }
 
 
@@ -334,7 +338,7 @@ def test_plain_settings_load_back_as_yaml(tmp_path: Path) -> None:
 
 OUT_OF_RANGE: dict[type[Any], list[str]] = {
     options.BatchOptions: ["--batch_size 0", "--batch_size -1"],
-    options.LoaderOptions: ["--num_workers -1"],
+    options.LoaderOptions: ["--num_workers -1", "--num_workers 1025"],
     options.PreprocessOptions: [
         "--input_size 0", "--input_size 3 64 64 64", "--input_size 2 64 64", "--input_size -64", "--crop_pct 0",
         "--crop_pct 1.1", "--crop_pct nan", "--crop_pct 0.9 --crop_mode squash", "--std 0 1 1", "--std 1 -1 1",
@@ -343,12 +347,12 @@ OUT_OF_RANGE: dict[type[Any], list[str]] = {
     options.AugmentOptions: [
         "--hflip 1.1", "--hflip -0.1", "--vflip 2", "--reprob nan", "--scale 0 1", "--scale 0.5 0.4", "--scale 0.5 1.1",
         "--ratio 0 1", "--ratio 2 1", "--color_jitter -0.1", "--color_jitter_prob 1.1", "--grayscale_prob -1",
-        "--gaussian_blur_prob 2", "--aug_repeats -1", "--recount 0", "--recount_min 0", "--recount_min 2",
-        "--rearea 0 0.5", "--rearea 0.5 0.4", "--rearea 0.5 1.1",
+        "--gaussian_blur_prob 2", "--aug_repeats -1", "--recount 0", "--recount 1001", "--recount_min 0",
+        "--recount_min 2", "--rearea 0 0.5", "--rearea 0.5 0.4", "--rearea 0.5 1.1",
     ],
     options.MixOptions: [
         "--mixup -1", "--cutmix -1", "--mixup_off_epoch -1", "--mixup_prob 1.5", "--mixup_switch_prob -1",
-        "--cutmix_minmax 0.5 0.4", "--cutmix_minmax -0.1 0.4", "--cutmix_minmax 0.1 1.1",
+        "--mixup_mode half", "--cutmix_minmax 0.5 0.4", "--cutmix_minmax -0.1 0.4", "--cutmix_minmax 0.1 1.1",
     ],
     options.LossOptions: [
         "--smoothing 1", "--smoothing -0.1", "--bce_sum", "--bce_target_thresh 0.1",
@@ -361,20 +365,22 @@ OUT_OF_RANGE: dict[type[Any], list[str]] = {
         "--weight_decay -1", "--weight_decay nan", "--momentum -0.1", "--opt_eps 0", "--opt_betas 1 0.9",
         "--opt_betas 0.9 -0.1", "--clip_grad 0", "--clip_grad -1", "--update_freq 0", "--use_nesterov",
         "--layer_decay 0", "--layer_decay 1.1", "--opt_eps 1e-6 --opt lion", "--opt_eps 1e-6 --opt sgd",
-        "--opt_betas 0.9 0.9 --opt momentum",
+        "--opt_betas 0.9 0.9 --opt momentum", "--momentum 0.9", "--momentum 0.9 --opt sgd",
+        "--momentum 1 --opt momentum", "--clip_mode agc", "--opt_eps 1e-40",
     ],
-    options.EmaOptions: ["--model_ema_decay 1", "--model_ema_decay -0.1"],
+    options.EmaOptions: ["--model_ema_decay 1", "--model_ema_decay -0.1", "--model_ema_warmup"],
     options.ScheduleOptions: [
-        "--epochs 0", "--lr -1", "--lr nan", "--lr inf", "--warmup_lr -1", "--min_lr inf", "--warmup_epochs -1",
-        "--cooldown_epochs -1", "--start_epoch -1", "--start_epoch 300", "--lr 1 --lr_base 1", "--lr_base -1",
-        "--lr_base_size 0", "--decay_epochs 0", "--decay_milestones 0 5", "--decay_milestones 5 5",
-        "--decay_milestones 9 5", "--decay_rate 0", "--decay_rate 1.1", "--poly_power 0",
+        "--epochs 0", "--epochs 99999999999999999999", "--lr 1e300", "--lr -1", "--lr nan", "--lr inf",
+        "--warmup_lr -1", "--min_lr inf", "--warmup_epochs -1", "--cooldown_epochs -1", "--start_epoch -1",
+        "--start_epoch 300", "--lr 1 --lr_base 1", "--lr_base -1", "--lr_base_size 0", "--decay_epochs 0",
+        "--decay_milestones 0 5", "--decay_milestones 5 5", "--decay_milestones 9 5", "--decay_rate 0",
+        "--decay_rate 1.1", "--poly_power 0",
     ],
     options.DeviceOptions: ["--device cuda", "--device gpu:x", "--device cpu:0", "--device gpu:-1", "--device GPU"],
     options.ThreadOptions: ["--cpu_threads 0"],
     options.RunOptions: [
         "--seed -1", "--validation_batch_size 0", "--checkpoint_hist 0", "--checkpoint_interval -1",
-        "--log_interval 0", "--experiment a/b", "--experiment ..", "--experiment .",
+        "--log_interval 0", "--dry_run --restart", "--experiment a/b", "--experiment ..", "--experiment .",
     ],
 }  # fmt: skip
 

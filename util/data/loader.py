@@ -90,6 +90,12 @@ def make_loader(
     )
 
 
+def eval_set(images: ImageList, preprocessing: Preprocessing) -> ImageDataset:
+    """Returns the samples of a labelled split for evaluation."""
+    plain = preprocessing.transform()
+    return ImageDataset(images, lambda image, rng: plain(image), seed=0)
+
+
 def eval_loader(
     images: ImageList,
     batches: EvalBatches,
@@ -100,8 +106,7 @@ def eval_loader(
     persistent: bool = True,
 ) -> Iterable[Batch]:
     """Returns the loader of a labelled split for evaluation. Warns when its batches may not fit into /dev/shm."""
-    plain = preprocessing.transform()
-    dataset = ImageDataset(images, lambda image, rng: plain(image), seed=0)
+    dataset = eval_set(images, preprocessing)
     if num_workers > 0 and shared_memory:
         warn_of_small_shared_memory(preprocessing.input_size, batches.batch_size, num_workers=num_workers)
     return make_loader(dataset, batches, num_workers=num_workers, shared_memory=shared_memory, persistent=persistent)

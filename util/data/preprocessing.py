@@ -1,6 +1,5 @@
 """What happens to an image before the model sees it, resolved once and stored with checkpoints and exports."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from util.options import PreprocessOptions
 
 MAX_SIDE = 10_000  # pixels
 CHANNELS = (1, 3)
+MAX_NUMBER = 1e6  # far above any mean or standard deviation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Preprocessing:
         if self.interpolation not in RESAMPLE or self.crop_mode not in ("center", "squash"):
             raise ValueError(f"unknown interpolation {self.interpolation!r} or crop_mode {self.crop_mode!r}")
         numbers = (self.crop_pct, *self.mean, *self.std)
-        if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+        if not all(isinstance(n, int | float) and abs(n) < MAX_NUMBER for n in numbers):  # NaN is not
             raise ValueError(f"crop_pct, mean and std must be finite numbers; got {numbers}")
         if not (0.0 < self.crop_pct <= 1.0 and len(self.mean) == len(self.std) == size[0] and min(self.std) > 0):
             raise ValueError(
@@ -51,9 +51,19 @@ class Preprocessing:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """Returns what `to_plain` wrote; a missing or unknown name is a TypeError, a wrong value a ValueError."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
+        """Returns what `to_plain` wrote; a missing or unknown name, or a wrong value, is a ValueError."""
+        known = {field.name for field in fields(cls)}
+        if values.keys() != known:
+            missing, unknown = ", ".join(sorted(known - values.keys())), ", ".join(sorted(values.keys() - known))
+            raise ValueError(f"missing: {missing or 'nothing'}; unknown: {unknown or 'nothing'}")
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        for name in ("input_size", "mean", "std"):
+            if not isinstance(given[name], tuple):
+                raise ValueError(f"{name} must be a list of numbers; got {given[name]!r}")
+        for name in ("crop_mode", "interpolation"):
+            if not isinstance(given[name], str):
+                raise ValueError(f"{name} must be a text; got {given[name]!r}")
+        return cls(**given)
 
     def to_plain(self) -> dict[str, Any]:
         """Returns JSON- and YAML-ready values."""

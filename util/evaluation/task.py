@@ -12,7 +12,7 @@ from util.data.dataset import ImageList, load_split
 from util.data.loader import eval_loader
 from util.data.sampler import EvalBatches
 from util.distributed import World
-from util.errors import MismatchError, UntrustedFileError, UserError, WeightsError
+from util.errors import MismatchError, MissingInputError, UntrustedFileError, UserError, WeightsError
 from util.evaluate import evaluate_images
 from util.evaluation.classes import Classes, choose_subset, label_images, restrict_labels
 from util.evaluation.real_labels import read_real_labels, real_labels_of, real_metrics
@@ -21,6 +21,7 @@ from util.evaluation.statistics import calibration
 from util.evaluation.views import MirrorMean, Restricted
 from util.options import DataOptions, EvalOptions, LoaderOptions
 from util.restore import Trained
+from util.weights.container import is_container
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ def make_task(trained: Trained, data: DataOptions, options: EvalOptions) -> Task
         images = restrict_labels(images, class_ids, classes)
         model = Restricted(model, class_ids)
     return Task(trained, model, images, class_ids, real_labels, options.flip)
+
+
+def check_opens(source: str) -> None:
+    """Refuses weights that have vanished, or are no file, as weights that cannot be used: a WeightsError."""
+    try:
+        is_container(Path(source))
+    except MissingInputError as error:
+        raise WeightsError(str(error)) from None
 
 
 def agree(prepare: Callable[[], Task], world: World) -> Task:

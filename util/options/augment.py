@@ -52,7 +52,7 @@ class AugmentOptions:
         check(0.0 < self.rearea[0] <= self.rearea[1] <= 1.0, "rearea", "0 < smallest <= largest <= 1", self.rearea)
         for name in ("color_jitter", "aug_repeats"):
             check(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
-        check(self.recount >= 1, "recount", "at least 1", self.recount)
+        check(1 <= self.recount <= 1000, "recount", "in [1, 1000]", self.recount)
         check(1 <= self.recount_min <= self.recount, "recount_min", "in [1, recount]", self.recount_min)
 
 
@@ -78,6 +78,9 @@ class MixOptions:
             check(0.0 <= value <= 1.0, name, "a probability in [0, 1]", value)
         for name in ("mixup", "cutmix", "mixup_off_epoch"):
             check(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        mixes = self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None
+        fits = mixes or self.mixup_mode != "half"
+        check(fits, "mixup_mode", "batch, pair or elem without mixup and cutmix", self.mixup_mode)
         if self.cutmix_minmax is not None:
             low, high = self.cutmix_minmax
             check(0.0 <= low <= high <= 1.0, "cutmix_minmax", "0 <= smallest <= largest <= 1", self.cutmix_minmax)

@@ -72,7 +72,7 @@ class LoaderOptions:
     )
 
     def __post_init__(self) -> None:
-        check(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)
+        check(0 <= self.num_workers <= 1024, "num_workers", "in [0, 1024]", self.num_workers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """How the weights are trained: optimizer, gradients, precision, average, learning rate."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +17,7 @@ class OptimOptions:
     opt_betas: tuple[float, float] | None = setting(
         None, "beta1 beta2 of adam, adamw, lamb and lion; none: 0.9 0.999, lion 0.9 0.99"
     )
-    momentum: float = setting(0.9, "momentum of the momentum optimizer")
+    momentum: float | None = setting(None, "momentum of the momentum optimizer; none: 0.9 (sgd has none at all)")
     use_nesterov: bool = setting(False, "Nesterov's form of the momentum optimizer")
     weight_decay: float = setting(0.05, "weight decay")
     filter_bias_and_bn: bool = setting(True, "no weight decay on biases, norms and class tokens")
@@ -37,22 +36,27 @@ class OptimOptions:
     sync_bn: bool = setting(False, "BatchNorm statistics over all processes (GPU)")
 
     def __post_init__(self) -> None:
-        for name in ("weight_decay", "momentum"):
-            check(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
-        check(self.opt_eps is None or self.opt_eps > 0, "opt_eps", "positive", self.opt_eps)
+        check(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        check(self.momentum is None or 0.0 <= self.momentum < 1.0, "momentum", "in [0, 1)", self.momentum)
+        check(self.opt_eps is None or self.opt_eps >= 1e-30, "opt_eps", "at least 1e-30", self.opt_eps)
         betas = self.opt_betas
         check(betas is None or all(0.0 <= beta < 1.0 for beta in betas), "opt_betas", "in [0, 1)", betas)
         check(
             self.opt_eps is None or self.opt in ("adam", "adamw", "lamb"),
             "opt_eps",
-            f"none with {self.opt}",
+            f"none with {self.opt} (--opt_eps none)",
             self.opt_eps,
         )
-        check(betas is None or self.opt not in ("sgd", "momentum"), "opt_betas", f"none with {self.opt}", betas)
+        fits = betas is None or self.opt not in ("sgd", "momentum")
+        check(fits, "opt_betas", f"none with {self.opt} (--opt_betas none)", betas)
+        fits = self.momentum is None or self.opt == "momentum"
+        check(fits, "momentum", f"none with {self.opt} (--opt momentum has it)", self.momentum)
         decay = self.layer_decay
         check(decay is None or 0.0 < decay <= 1.0, "layer_decay", "in (0, 1]", decay)
         check(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "positive", self.clip_grad)
-        check(self.update_freq >= 1, "update_freq", "at least 1", self.update_freq)
+        fits = self.clip_grad is not None or self.clip_mode == "norm"
+        check(fits, "clip_mode", "norm while clip_grad is none", self.clip_mode)
+        check(1 <= self.update_freq <= 1_000_000, "update_freq", "in [1, 1000000]", self.update_freq)
         check(not self.use_nesterov or self.opt == "momentum", "use_nesterov", "off unless opt is momentum", self.opt)
 
 
@@ -77,6 +81,8 @@ class EmaOptions:
 
     def __post_init__(self) -> None:
         check(0.0 <= self.model_ema_decay < 1.0, "model_ema_decay", "in [0, 1)", self.model_ema_decay)
+        fits = self.model_ema or not self.model_ema_warmup
+        check(fits, "model_ema_warmup", "off unless model_ema is on", self.model_ema_warmup)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +111,10 @@ class ScheduleOptions:
     )
 
     def __post_init__(self) -> None:
-        check(self.epochs >= 1, "epochs", "at least 1", self.epochs)
+        check(1 <= self.epochs <= 1_000_000, "epochs", "in [1, 1000000]", self.epochs)
         for name in ("lr", "lr_base", "warmup_lr", "min_lr"):
             value = getattr(self, name)
-            check(value is None or (value >= 0 and math.isfinite(value)), name, "at least 0", value)
+            check(value is None or 0.0 <= value <= 1e6, name, "in [0, 1e6]", value)
         both = self.lr is not None and self.lr_base is not None
         check(not both, "lr", "none when lr_base is given (--lr none, or --lr_base none for the absolute one)", self.lr)
         check(self.lr_base_size >= 1, "lr_base_size", "at least 1", self.lr_base_size)

@@ -40,7 +40,7 @@ class RunOptions:
     restart: bool = setting(False, "move the experiment's folder aside and start anew", scope="machine", yaml=False)
     dry_run: bool = setting(
         False,
-        "put one batch through everything, print memory, speed and the estimated length, and write nothing",
+        "put one batch of a new run through everything, print memory, speed and the estimated length, write nothing",
         scope="machine",
         yaml=False,
     )
@@ -58,5 +58,6 @@ class RunOptions:
         size = self.validation_batch_size
         check(size is None or size > 0, "validation_batch_size", "at least 1", size)
         folder = self.experiment
+        check(not (self.dry_run and self.restart), "dry_run", "off with restart: it writes nothing", self.dry_run)
         is_name = folder is None or (bool(folder) and folder not in (".", "..") and "/" not in folder)
         check(is_name, "experiment", "a folder's name", folder)

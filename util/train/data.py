@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from util.data.dataset import ImageDataset, ImageList, load_split, readable_names, take
-from util.data.loader import eval_loader, make_loader
+from util.data.loader import eval_loader, eval_set, make_loader
 from util.data.mixup import Mixer
 from util.data.preprocessing import Preprocessing
 from util.data.sampler import EvalBatches, TrainBatches
@@ -126,6 +126,7 @@ class TrainingData:
             num_workers=loader.num_workers,
             shared_memory=loader.shared_memory,
         )
+        self.val_set = eval_set(splits.val, preprocessing)
         self.val_loader = eval_loader(
             splits.val,
             self.val_batches,
@@ -149,8 +150,8 @@ class TrainingData:
         )
 
     def images_per_update(self, update_freq: int) -> int:
-        """Returns the effective batch: images of all processes and micro-batches of an update."""
-        return self.sampler.batch_size * self.sampler.world_size * update_freq
+        """Returns the effective batch: images of all processes and micro-batches of an update, at most an epoch's."""
+        return self.sampler.batch_size * self.sampler.world_size * min(update_freq, len(self.sampler))
 
     def epoch(self, epoch: int) -> Iterator[Any]:
         """Returns the micro-batches of an epoch."""

@@ -5,6 +5,7 @@ import resource
 import shutil
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from logging import Logger
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from util.data.loader import collate, refuse_bad_images
+from util.data.dataset import ImageDataset
+from util.data.loader import Batch, collate, refuse_bad_images
+from util.data.sampler import EvalBatches, TrainBatches
 from util.distributed import World
+from util.errors import NonFiniteLossError
 from util.evaluate import evaluate
 from util.train.checkpoint import TrainState
 from util.train.data import TrainingData
@@ -25,14 +29,15 @@ from util.train.step import TrainStep
 class Estimate:
     """What a dry run found: seconds are of one process and one micro-batch, memory of the process that needs most."""
 
-    peak_memory_mb: float  # of the device; on a CPU of the whole process
+    peak_memory_mb: float  # of the device; on a CPU of the whole process; 0 where Paddle does not tell (xpu, npu)
     load_seconds: float  # reading and augmenting a micro-batch, in one process
     step_seconds: float
+    eval_load_seconds: float  # the same for evaluation
     eval_seconds: float
     images_per_second: float  # of all processes, in training
     epoch_seconds: float
     hours: float  # to the end of the run
-    checkpoint_mb: float
+    checkpoint_mb: float  # one; the tensors of saving it are not in peak_memory_mb
     free_disk_mb: float
 
 
@@ -52,33 +57,32 @@ def dry_run(
     epochs: those that the run would train. Nothing is written. An unreadable image of the batch is a DataError.
     """
     data.sampler.set_epoch(epochs.start)
-    started = time.perf_counter()
-    keys = next(iter(data.sampler))
-    images, labels, _, bad = collate([data.train_set[key] for key in keys])
-    load_seconds = time.perf_counter() - started
-    refuse_bad_images(bad)
-    images, labels = paddle.to_tensor(images), paddle.to_tensor(labels)
-    loaded = next(data.epoch(epochs.start))  # the same batch as the run's first, through the loader and its workers
-    refuse_bad_images(loaded[3])
+    batch, load_seconds = _time_loading(data.train_set, data.sampler)
+    [(images, labels, _, _)] = batch
+    refuse_bad_images(next(data.epoch(epochs.start))[3])  # the run's first batch, through the loader and its workers
 
     step_seconds, loss = _time_training(step, data, images, labels, lr=schedule.at(epochs.start))
-    batch = next(iter(data.val_loader))
-    refuse_bad_images(batch[3])
+    batch, eval_load_seconds = _time_loading(data.val_set, data.val_batches)  # empty with more processes than images
     models = state.models()
-    evaluate(models, [batch], world, num_batches=1)
+    try:
+        evaluate(models, batch, world, num_batches=1)
+    except NonFiniteLossError as error:
+        raise NonFiniteLossError(f"after two updates {error}; lower --lr, or warm up") from None
     started = time.perf_counter()
-    tested = evaluate(models, [batch], world, num_batches=1)
+    tested = evaluate(models, batch, world, num_batches=1)
     eval_seconds = time.perf_counter() - started
 
-    load_seconds, step_seconds, eval_seconds, memory = world.largest(
-        np.array([load_seconds, step_seconds, eval_seconds, _peak_memory_mb()])
+    load_seconds, step_seconds, eval_load_seconds, eval_seconds, memory = world.largest(
+        np.array([load_seconds, step_seconds, eval_load_seconds, eval_seconds, _peak_memory_mb()])
     ).tolist()
-    iteration = max(step_seconds, load_seconds / data.num_workers) if data.num_workers else step_seconds + load_seconds
-    epoch_seconds = iteration * len(data.sampler) + eval_seconds * len(data.val_batches)
+    iteration = _together(step_seconds, load_seconds, data.num_workers)
+    eval_iteration = _together(eval_seconds, eval_load_seconds, data.num_workers)
+    epoch_seconds = iteration * len(data.sampler) + eval_iteration * len(data.val_batches)
     estimate = Estimate(
         peak_memory_mb=memory,
         load_seconds=load_seconds,
         step_seconds=step_seconds,
+        eval_load_seconds=eval_load_seconds,
         eval_seconds=eval_seconds,
         images_per_second=data.sampler.batch_size * world.size / iteration,
         epoch_seconds=epoch_seconds,
@@ -91,31 +95,55 @@ def dry_run(
     return estimate
 
 
+def _time_loading(dataset: ImageDataset, batches: TrainBatches | EvalBatches) -> tuple[list[Batch], float]:
+    """Returns the first batch, if there is one, and the seconds that loading it takes in this process."""
+    keys = next(iter(batches), None)
+    if keys is None:
+        return [], 0.0
+    started = time.perf_counter()
+    images, labels, indices, bad = collate([dataset[key] for key in keys])
+    seconds = time.perf_counter() - started
+    refuse_bad_images(bad)
+    return [(paddle.to_tensor(images), paddle.to_tensor(labels), paddle.to_tensor(indices), bad)], seconds
+
+
+def _together(compute_seconds: float, load_seconds: float, num_workers: int) -> float:
+    """Returns the seconds of an iteration: workers load while the model computes; without any, one after the other."""
+    return max(compute_seconds, load_seconds / num_workers) if num_workers else compute_seconds + load_seconds
+
+
 def _time_training(
     step: TrainStep, data: TrainingData, images: Tensor, labels: Tensor, *, lr: float
 ) -> tuple[float, float]:
-    """Trains an update on the same batch over and over; returns the seconds of a micro-batch and the last loss."""
+    """Trains two updates of one micro-batch; returns the seconds of an iteration of the run and the last loss.
+
+    An iteration is a micro-batch and its share of an update.
+    """
     step.model.train()
-    mixer, rng, count = data.mixer(0), np.random.default_rng(0), step.update_freq
-    step.accumulate(*mixer(images, labels, rng), group_size=1, last=True)
-    step.update(lr, 0)  # the first one also allocates
-    _wait(step)
-    started = time.perf_counter()
-    for place in range(count):
-        loss = step.accumulate(*mixer(images, labels, rng), group_size=count, last=place == count - 1)
-    step.update(lr, 1)
-    _wait(step)
-    return (time.perf_counter() - started) / count, float(loss)
+    mixer, rng = data.mixer(0), np.random.default_rng(0)
+    for past_updates in range(2):  # the first one also allocates
+        started = time.perf_counter()
+        loss = step.accumulate(*mixer(images, labels, rng), group_size=1, last=True)
+        _wait(loss)
+        accumulated = time.perf_counter()
+        step.update(lr, past_updates)
+        _wait(step.parameters[-1].sum())
+        updated = time.perf_counter()
+    group_size = min(step.update_freq, len(data.sampler))
+    return accumulated - started + (updated - accumulated) / group_size, float(loss)
 
 
-def _wait(step: TrainStep) -> None:
-    """Waits for the device, which has done all before it when it gives out a weight."""
-    float(step.parameters[-1].sum())
+def _wait(value: Tensor) -> None:
+    """Waits for the device, which has done all before it when it gives out a value."""
+    float(value)
 
 
 def _peak_memory_mb() -> float:
-    if paddle.device.is_compiled_with_cuda() and paddle.device.get_device().startswith("gpu"):
+    device = paddle.device.get_device()
+    if device.startswith("gpu"):
         return paddle.device.cuda.max_memory_reserved() / 1e6
+    if device != "cpu":
+        return 0.0
     status = Path("/proc/self/status")
     if status.exists():  # Linux; getrusage's figure begins with that of the process that started this one
         [kilobytes] = re.findall(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
@@ -140,10 +168,10 @@ def _report(
     if data.num_workers and found.load_seconds / data.num_workers > found.step_seconds:
         log.warning("loading is the slower part: more --num_workers help if there are cores for them")
     log.info(
-        f"an epoch takes about {found.epoch_seconds / 60:,.1f} minutes, {len(epochs)} epochs about "
-        f"{found.hours:,.1f} hours"
+        f"an epoch takes about {timedelta(seconds=round(found.epoch_seconds))}, {len(epochs)} epochs about "
+        f"{timedelta(hours=found.hours) - timedelta(hours=found.hours) % timedelta(seconds=1)}"
     )
     log.info(f"a checkpoint takes {found.checkpoint_mb:,.0f} MB; {found.free_disk_mb:,.0f} MB are free")
-    if found.checkpoint_mb > found.free_disk_mb:
-        log.warning("the disk has no room for a checkpoint")
+    if 3 * found.checkpoint_mb > found.free_disk_mb:
+        log.warning("the disk has no room for the newest and the best checkpoint, and one that is being written")
     log.info("nothing was written; without --dry_run the training begins")

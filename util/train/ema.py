@@ -24,21 +24,21 @@ class ModelEma:
         own = self.model.state_dict()
         self._pairs = [(own[name], tensor) for name, tensor in model.state_dict().items()]
 
-    def decay(self, number: int) -> float:
-        """Returns the decay of the update after `number` others.
+    def decay(self, past_updates: int) -> float:
+        """Returns the decay of the update after `past_updates` others.
 
-        With warm-up it is min(model_ema_decay, 1 - (1 + number) ** (-2 / 3)), as in timm's ModelEmaV3 with its default
-        gamma and power: the first update copies the model, and 0.9998 is reached after some 350,000. Without, it is
-        model_ema_decay from the first update on; ModelEmaV3 copies the model at the first one there too.
+        With warm-up it is min(model_ema_decay, 1 - (1 + past_updates) ** (-2 / 3)), as in timm's ModelEmaV3 with its
+        default gamma and power: the first update copies the model, and 0.9998 is reached after some 350,000. Without,
+        it is model_ema_decay from the first update on; ModelEmaV3 copies the model at the first one there too.
         """
         decay = self.options.model_ema_decay
         if self.options.model_ema_warmup:
-            decay = min(decay, 1.0 - (1.0 + number) ** (-2.0 / 3.0))
+            decay = min(decay, 1.0 - (1.0 + past_updates) ** (-2.0 / 3.0))
         return decay
 
     @paddle.no_grad()
-    def update(self, number: int) -> None:
-        """Moves the average one update towards the model, which has made `number` updates before this one."""
-        weight = paddle.full([], 1.0 - self.decay(number))  # made once: as a float, every lerp_ would copy it over
+    def update(self, past_updates: int) -> None:
+        """Moves the average one update towards the model, which has made `past_updates` updates before this one."""
+        weight = paddle.full([], 1.0 - self.decay(past_updates))  # made once; every lerp_ would copy a float
         for average, tensor in self._pairs:
             average.lerp_(tensor, weight)

@@ -147,7 +147,7 @@ def _refuse_non_finite(loss: float, world: World, *, epoch: int, iteration: int,
     total = float(world.sum(np.array([loss]))[0])
     if not np.isfinite(total):
         raise NonFiniteLossError(
-            f"the loss is {total} at epoch {epoch}, iteration {iteration} (learning rate {lr:.6f}); nothing was saved "
+            f"the loss is {total} at epoch {epoch}, iteration {iteration} (learning rate {lr:g}); nothing was saved "
             "since the last checkpoint. Lower --lr, warm up longer, or clip with --clip_grad 1"
         )
 

@@ -88,7 +88,12 @@ def _optimizer(options: OptimOptions, parameters: list[Tensor], decayed: set[str
         case "sgd":
             return SGD(0.0, parameters=parameters)
         case "momentum":
-            return Momentum(0.0, options.momentum, parameters=parameters, use_nesterov=options.use_nesterov)
+            return Momentum(
+                0.0,
+                0.9 if options.momentum is None else options.momentum,
+                parameters=parameters,
+                use_nesterov=options.use_nesterov,
+            )
         case "adam":
             return Adam(0.0, beta1, beta2, epsilon, parameters=parameters)
         case "adamw":

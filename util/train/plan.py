@@ -6,7 +6,7 @@ from logging import Logger
 
 from paddle import nn
 
-from util.options import OptimOptions
+from util.options import MixOptions, OptimOptions
 from util.train.data import TrainingData
 from util.train.optim import decay_groups, layer_scales
 from util.train.schedule import Schedule
@@ -18,10 +18,13 @@ def log_plan(log: Logger, *, data: TrainingData, optim: OptimOptions, schedule: 
     images = f"{len(splits.train):,} training and {len(splits.val):,} evaluation images"
     log.info(f"{images}, {splits.num_classes} classes")
     batch = data.images_per_update(optim.update_freq)
+    micro_batches = min(optim.update_freq, len(sampler))
     log.info(
-        f"effective batch {batch} = {sampler.batch_size} images x {sampler.world_size} processes x {optim.update_freq} "
-        f"micro-batches; {len(sampler)} iterations and {-(-len(sampler) // optim.update_freq)} updates an epoch"
+        f"effective batch {batch} = {sampler.batch_size} images x {sampler.world_size} processes x {micro_batches} "
+        f"micro-batches; {len(sampler)} iterations and {-(-len(sampler) // micro_batches)} updates an epoch"
     )
+    if micro_batches < optim.update_freq:
+        log.warning(f"update_freq {optim.update_freq} is more than the {len(sampler)} iterations of an epoch")
     if options.lr_base is not None:
         log.info(
             f"lr {schedule.lr:g} = lr_base {options.lr_base:g}, {options.lr_base_scale} in {batch} / "
@@ -38,6 +41,15 @@ def log_plan(log: Logger, *, data: TrainingData, optim: OptimOptions, schedule: 
         )
 
 
+def log_mixing(log: Logger, mix: MixOptions) -> None:
+    """Logs how batches are mixed, and until when."""
+    if mix.mixup == 0 and mix.cutmix == 0 and mix.cutmix_minmax is None:
+        return
+    cutmix = f"cutmix {mix.cutmix:g}" if mix.cutmix_minmax is None else f"cutmix of {mix.cutmix_minmax} of the sides"
+    end = f"; off from epoch {mix.mixup_off_epoch}" if mix.mixup_off_epoch else ""
+    log.info(f"mixing: mixup {mix.mixup:g}, {cutmix}, {mix.mixup_mode}, probability {mix.mixup_prob:g}{end}")
+
+
 def log_parameter_groups(log: Logger, model: nn.Layer, optim: OptimOptions) -> None:
     """Logs which parameters have weight decay, block numbers folded to `*`, and each layer's learning rate."""
     groups = decay_groups(model, filter_bias_and_bn=optim.filter_bias_and_bn)
@@ -46,5 +58,6 @@ def log_parameter_groups(log: Logger, model: nn.Layer, optim: OptimOptions) -> N
         listed = ", ".join(f"{name} ({count})" for name, count in folded.items())
         log.info(f"{what} on {len(names)} tensors: {listed or 'none'}")
     if optim.layer_decay is not None:
-        scales = sorted(set(layer_scales(model, optim.layer_decay).values()))
+        trained = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
+        scales = sorted({s for name, s in layer_scales(model, optim.layer_decay).items() if name in trained})
         log.info(f"layer decay: {len(scales)} layers, parts of the learning rate {scales[0]:.3g} to {scales[-1]:.3g}")

@@ -11,7 +11,7 @@ here make the levels mean what their help says:
 - O1: products (linear layers, dense convolutions, attention) in half precision.
 - O2: also depth-wise convolutions, and the sums, element-wise products and concatenations that would bring float32
   parameters to the tokens. All that is in no list follows its input, so the residual path is half.
-- Both: norms, softmax, losses, reductions and powers in float32.
+- Both: norms, softmax, losses, sums and means, exponentials, logarithms and square roots in float32.
 
 Lists, and not auto_cast's use_promote=False, because recomputation (grad_checkpointing) restores the lists only.
 Paddle casts nothing for SyncBatchNorm; its kernel sums half inputs in float32, and its statistics are float32.

@@ -15,7 +15,16 @@ from util.errors import MismatchError
 from util.log import EpochLog
 from util.metrics import Metrics
 from util.options import RunOptions
-from util.train.checkpoint import RunFolder, TrainState, check_same_settings, check_state, stems_of
+from util.train.checkpoint import (
+    BEST,
+    BEST_EMA,
+    Progress,
+    RunFolder,
+    TrainState,
+    check_same_settings,
+    check_state,
+    stems_of,
+)
 from util.train.data import Splits
 from util.train.epoch import EpochResult
 from util.train.tracking import WandbRun
@@ -127,6 +136,16 @@ def find_start(
         chosen = None if path is None else str(path)
     chosen = world.gather(chosen)[0]
     return None if chosen is None else read_container(Path(chosen))
+
+
+def forget_missing_best(progress: Progress, folder: RunFolder, log: Logger) -> None:
+    """Lets the best accuracy count anew where its checkpoint is not, as in a run continued under another name."""
+    for suffix, stem in (("", BEST), ("_ema", BEST_EMA)):
+        best = getattr(progress, f"best_acc1{suffix}")
+        if best >= 0 and not folder.file(stem).exists():
+            log.info(f"{folder.file(stem)} is not here: the best accuracy, {best:.2f} so far, counts anew")
+            setattr(progress, f"best_acc1{suffix}", -1.0)
+            setattr(progress, f"best_update{suffix}", -1)
 
 
 class RunRecorder:

@@ -48,10 +48,10 @@ class TrainStep:
         return loss.detach()
 
     @paddle.no_grad()
-    def update(self, lr: float, number: int) -> Tensor:
+    def update(self, lr: float, past_updates: int) -> Tensor:
         """Clips, steps, moves the average, clears the gradients; returns the gradient's norm before clipping.
 
-        number: how many updates the run made before this one, skipped ones included.
+        past_updates: how many updates the run made before this one, skipped ones included.
 
         When fp16 overflowed, the norm is not finite, and neither the weights nor the average move.
         """
@@ -64,5 +64,5 @@ class TrainStep:
         self.scaler.update()
         self.optimizer.clear_grad(set_to_zero=False)
         if self.ema is not None and not skipped(self.scaler):
-            self.ema.update(number)
+            self.ema.update(past_updates)
         return norm

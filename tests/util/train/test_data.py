@@ -141,7 +141,7 @@ def test_mixing_halves_refuses_a_batch_of_one(data_dir: Path) -> None:
     splits = training_data(data_dir, AugmentOptions(), MixOptions()).splits
     with pytest.raises(UsageError, match="batch_size must be at least 2"):
         TrainingData(
-            splits, preprocessing=PREPROCESSING, augment=AugmentOptions(), mix=MixOptions(mixup_mode="half"),
+            splits, preprocessing=PREPROCESSING, augment=AugmentOptions(), mix=MixOptions(mixup=1.0, mixup_mode="half"),
             smoothing=0.0, loader=LoaderOptions(num_workers=0), batch_size=1, eval_batch_size=1, seed=0,
             world=World(rank=0, size=1),
         )  # fmt: skip
@@ -159,4 +159,5 @@ def test_training_data_setting_chooses_the_images(option: str, value: Any, expec
 
 
 def test_effective_batch_counts_processes_and_micro_batches(data_dir: Path) -> None:
-    assert training_data(data_dir, AugmentOptions(), MixOptions()).images_per_update(4) == 32
+    data = training_data(data_dir, AugmentOptions(), MixOptions())
+    assert [data.images_per_update(n) for n in (1, 2, 4)] == [8, 16, 16], "an epoch has two micro-batches"

@@ -127,7 +127,7 @@ DEFAULTS = {
     "opt": "adamw",
     "opt_eps": None,
     "opt_betas": None,
-    "momentum": 0.9,
+    "momentum": None,
     "use_nesterov": False,
     "weight_decay": 0.05,
     "filter_bias_and_bn": True,

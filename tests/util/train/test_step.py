@@ -252,18 +252,42 @@ def test_the_average_moves_once_an_update_with_the_decay_of_its_number() -> None
     assert np.abs(ema.model.fc.weight.numpy() - model.fc.weight.numpy()).max() > 1e-3
 
 
+def scaled_step(
+    model: nn.Layer, options: OptimOptions, monkeypatch: pytest.MonkeyPatch, ema: ModelEma | None = None
+) -> TrainStep:
+    """A step with float16's GradScaler, as far as a CPU goes: a scaled loss, but no half precision."""
+    place = SimpleNamespace(is_gpu_place=lambda: True)
+    with monkeypatch.context() as context:
+        context.setattr("paddle.amp.grad_scaler._dygraph_tracer", lambda: SimpleNamespace(_expected_place=place))
+        step = make_step(model, options, precision=PrecisionOptions(amp=True), ema=ema)
+    assert step.scaler.is_enable()
+    step.precision = NO_AMP
+    return step
+
+
+@pytest.mark.parametrize(("mode", "limit"), [("norm", 0.05), ("value", 0.01), ("agc", 0.02)])
+def test_clipping_sees_the_gradient_without_the_scale(mode: Any, limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = OptimOptions(opt="sgd", weight_decay=0.0, clip_grad=limit, clip_mode=mode)
+    results = []
+    for scaled in (True, False):
+        model = linear()
+        step = scaled_step(model, options, monkeypatch) if scaled else make_step(model, options)
+        before = weights(model)
+        step.accumulate(*batch(12), group_size=1, last=True)
+        results.append(step.update(1.0, 0).item())
+        results.append({name: value - before[name] for name, value in weights(model).items()})
+    assert results[0] == pytest.approx(results[2], rel=1e-5)
+    for name, change in results[3].items():
+        np.testing.assert_allclose(results[1][name], change, atol=1e-6)
+
+
 @pytest.mark.parametrize("overflow", [True, False])
 def test_an_update_that_overflowed_moves_neither_the_weights_nor_the_average(
     overflow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = SimpleNamespace(is_gpu_place=lambda: True)
     model = linear()
     ema = average_of(model, model_ema_decay=0.5)
-    with monkeypatch.context() as context:
-        context.setattr("paddle.amp.grad_scaler._dygraph_tracer", lambda: SimpleNamespace(_expected_place=place))
-        step = make_step(model, OptimOptions(opt="adamw"), precision=PrecisionOptions(amp=True), ema=ema)
-    assert step.scaler.is_enable()
-    step.precision = NO_AMP  # as far as a CPU goes: a scaled loss, but no half precision
+    step = scaled_step(model, OptimOptions(opt="adamw"), monkeypatch, ema)
     ema.model.fc.weight.set_value(paddle.ones([4, CLASSES]))
     ema.model.fc.bias.set_value(paddle.ones([CLASSES]))
     before, average = weights(model), weights(ema.model)

@@ -1,0 +1,68 @@
+"""The epoch's loop: which update it is, and at which learning rate."""
+
+import logging
+from pathlib import Path
+
+import paddle
+import pytest
+from paddle import Tensor, nn
+
+from tests.trees import write_tree
+from util.data.preprocessing import Preprocessing
+from util.distributed import World
+from util.options import AugmentOptions, DataOptions, LoaderOptions, MixOptions, ScheduleOptions, TrainDataOptions
+from util.train.data import TrainingData, load_splits
+from util.train.epoch import train_one_epoch
+from util.train.schedule import Schedule
+
+ONE = World(rank=0, size=1)
+
+
+class Step:
+    """Notes what it is told."""
+
+    model = nn.Identity()
+    update_freq = 2
+
+    def __init__(self) -> None:
+        self.groups: list[tuple[int, bool]] = []
+        self.updates: list[tuple[float, int]] = []
+
+    def accumulate(self, images: Tensor, targets: Tensor, *, group_size: int, last: bool) -> Tensor:
+        self.groups.append((group_size, last))
+        return paddle.ones([])
+
+    def update(self, lr: float, past_updates: int) -> Tensor:
+        self.updates.append((lr, past_updates))
+        return paddle.ones([])
+
+
+@pytest.mark.parametrize("t_in_epochs", [True, False])
+def test_updates_are_counted_over_the_run_and_get_the_scheduled_rate(t_in_epochs: bool, tmp_path: Path) -> None:
+    write_tree(tmp_path, num_classes=1, train=10, val=1)
+    splits = load_splits(
+        DataOptions(data_dir=str(tmp_path)), TrainDataOptions(), num_classes=None, names_file=None, seed=0
+    )
+    preprocessing = Preprocessing(
+        input_size=(3, 8, 8), crop_pct=1.0, crop_mode="center", interpolation="nearest", mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    data = TrainingData(
+        splits, preprocessing=preprocessing, augment=AugmentOptions(), mix=MixOptions(), smoothing=0.1,
+        loader=LoaderOptions(num_workers=0), batch_size=2, eval_batch_size=2, seed=0, world=ONE,
+    )  # fmt: skip
+    schedule = Schedule(ScheduleOptions(epochs=9, t_in_epochs=t_in_epochs), images_per_update=4)
+    step, log = Step(), logging.getLogger("test")
+    train_one_epoch(
+        step,  # type: ignore[arg-type]
+        data,
+        epoch=6,
+        first_update=18,
+        schedule=schedule,
+        log=log,
+        log_interval=50,
+        world=ONE,
+    )
+    assert step.groups == [(2, False), (2, True), (2, False), (2, True), (1, True)]
+    parts = (0, 0, 0) if t_in_epochs else (0, 1 / 3, 2 / 3)
+    assert [number for _, number in step.updates] == [18, 19, 20]
+    assert [lr for lr, _ in step.updates] == pytest.approx([schedule.at(6 + part) for part in parts], rel=1e-12)

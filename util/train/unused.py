@@ -1,0 +1,57 @@
+"""Settings that were asked for and change nothing, because of another one."""
+
+from util.options import AugmentOptions, EmaOptions, MixOptions, PrecisionOptions, RunOptions, ScheduleOptions
+
+
+def unused_settings(
+    given: frozenset[str],
+    *,
+    augment: AugmentOptions,
+    mix: MixOptions,
+    precision: PrecisionOptions,
+    ema: EmaOptions,
+    schedule: ScheduleOptions,
+    run: RunOptions,
+) -> list[str]:
+    """Returns a line for each setting among `given`, those of the command line, that has no effect.
+
+    A recipe may hold such settings, so that one line switches a thing on or off; on the command line they are most
+    likely a misunderstanding.
+    """
+    mixes = mix.mixup > 0 or mix.cutmix > 0 or mix.cutmix_minmax is not None
+    both = mix.mixup > 0 and (mix.cutmix > 0 or mix.cutmix_minmax is not None)
+    jitters = augment.color_jitter > 0 and (augment.aa is None or augment.aa.startswith("3a"))
+    needs: dict[str, tuple[bool, tuple[str, ...]]] = {
+        "aug (it is off)": (augment.aug, (
+            "train_crop_mode", "scale", "ratio", "train_interpolation", "hflip", "vflip", "color_jitter",
+            "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob", "aa", "reprob",
+        )),
+        "train_crop_mode rrc": (augment.train_crop_mode == "rrc", ("scale", "ratio")),
+        "color_jitter above 0, and no aa but 3a": (jitters, ("color_jitter_prob",)),
+        "no aa but 3a": (augment.aa is None or augment.aa.startswith("3a"), ("color_jitter",)),
+        "reprob above 0": (augment.reprob > 0, ("remode", "recount", "recount_min", "rearea")),
+        "mixup or cutmix": (mixes, ("mixup_prob", "mixup_mode", "mixup_off_epoch")),
+        "mixup and cutmix": (both, ("mixup_switch_prob",)),
+        "amp": (precision.amp, ("amp_level", "amp_dtype")),
+        "model_ema": (ema.model_ema, ("model_ema_decay",)),
+        "sched cosine or poly": (schedule.sched in ("cosine", "poly"), ("min_lr",)),
+        "sched step": (schedule.sched == "step", ("decay_epochs",)),
+        "sched multistep": (schedule.sched == "multistep", ("decay_milestones",)),
+        "sched step or multistep": (schedule.sched in ("step", "multistep"), ("decay_rate",)),
+        "sched poly": (schedule.sched == "poly", ("poly_power",)),
+        "lr_base": (schedule.lr_base is not None, ("lr_base_size", "lr_base_scale")),
+        "warmup_epochs above 0": (schedule.warmup_epochs > 0, ("warmup_lr",)),
+        "checkpoint_interval above 0": (run.checkpoint_interval > 0, ("checkpoint_hist",)),
+        "log_wandb": (run.log_wandb, ("wandb_project",)),
+    }  # fmt: skip
+    lines = [
+        f"--{name} has no effect: it needs {need}"
+        for need, (is_met, names) in needs.items()
+        if not is_met
+        for name in names
+        if name in given
+    ]
+    end = schedule.epochs + schedule.cooldown_epochs
+    if mixes and "mixup_off_epoch" in given and mix.mixup_off_epoch >= end:
+        lines.append(f"--mixup_off_epoch {mix.mixup_off_epoch} has no effect: the run has {end} epochs")
+    return lines

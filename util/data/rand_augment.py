@@ -3,7 +3,7 @@
 A string such as `rand-m9-n2-mstd0.5-inc1` holds, after `rand`: m magnitude (0 to 10), n operations an image, mstd
 standard deviation of the magnitude (above 100: uniform from 0 to m), mmax its bound, p probability of each operation,
 inc 1 for operations whose strength grows with the magnitude, w 0 for weighted choice without repetition (timm's first
-set of weights; later versions renamed and changed it). Other than in timm, inc0 is the same as no inc.
+set of weights; later versions have others, under t, which is not offered). inc0 is the same as no inc.
 """
 
 from dataclasses import dataclass

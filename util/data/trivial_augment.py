@@ -1,7 +1,7 @@
 """TrivialAugment (Müller and Hutter, arXiv 2103.10158) with its wide strengths, as torchvision has them.
 
-One of 14 operations, at one of 31 strengths, both uniform. Uncovered pixels get the mean colour, as in the project's
-other policies; torchvision leaves them black unless told.
+One of 14 operations, at one of 31 strengths, both uniform. As in the project's other policies, uncovered pixels get the
+mean colour and pictures are resampled as in training; torchvision leaves them black and takes the nearest unless told.
 """
 
 import numpy as np

@@ -1,5 +1,6 @@
 """The demo's parts, without its training: data, comparison, report, and how a failing step ends."""
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -170,3 +171,12 @@ def test_even_odd_lists_are_about_the_same_pictures(tmp_path: Path) -> None:
         assert labels.keys() == pictures
         assert all(label == CLASSES.index(path.split("/")[1][2:]) % 2 for path, label in labels.items())
     assert (tmp_path / "even_odd.txt").read_text().split() == ["0", "even", "1", "odd"]
+
+
+@pytest.mark.slow  # the whole demo, several minutes
+def test_demo_keeps_what_the_readme_says(tmp_path: Path) -> None:
+    run_demo(tmp_path / "demo", CONFIG)
+    summary = json.loads((tmp_path / "demo/summary.json").read_text())
+    assert summary["top1"] >= 97.5
+    assert summary["fine_tune_top1"] >= 97.0
+    assert summary["predict_infer_max_diff"] < 1e-5

@@ -21,7 +21,8 @@ OPERATIONS = (
     "Rotate", "PosterizeIncreasing", "SolarizeIncreasing", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel",
 )  # fmt: skip
 MAX_SHIFT = 0.3
-MAX_DEPTH = 3
+MAX_DEPTH = 3  # of a chain whose depth is drawn
+MAX_LENGTH = 100  # of chains and their number; a typing mistake would take for ever
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,9 @@ def parse_aug_mix(text: str) -> AugMixConfig:
     if text.partition("-")[0] != "augmix":
         raise UsageError(f"aa must begin with augmix, such as augmix-m3-w3; got {text!r}")
     config = AugMixConfig(**read_parts(text, _KEYS))
-    if config.width < 1 or config.depth == 0 or not 0.0 < config.alpha < math.inf:
-        raise UsageError(f"aa: w and d must be at least 1 and a positive; got {text!r}")
+    fits = 1 <= config.width <= MAX_LENGTH and (config.depth is None or 1 <= config.depth <= MAX_LENGTH)
+    if not fits or not 0.0 < config.alpha < math.inf:
+        raise UsageError(f"aa: w and d must be in [1, {MAX_LENGTH}] and a positive; got {text!r}")
     return config
 
 

@@ -23,6 +23,7 @@ INCREASING = {"Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharp
 OPERATIONS_INCREASING = tuple(name + "Increasing" if name in INCREASING else name for name in OPERATIONS)
 # Probabilities of the weighted choice, w0, in the order above.
 WEIGHTS = (0.025, 0.005, 0.0, 0.3, 0.0, 0.005, 0.005, 0.025, 0.005, 0.005, 0.025, 0.2, 0.2, 0.1, 0.1)
+MAX_OPERATIONS = 100  # an image; a typing mistake would take for ever
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,8 @@ def parse_rand_augment(text: str) -> RandAugmentConfig:
     if values.get("weighted") is False:
         raise UsageError(f"aa: the only set of weights is w0; got {text!r}")
     config = RandAugmentConfig(**values)
-    if not 0.0 <= config.prob <= 1.0 or config.num_ops < 1:
-        raise UsageError(f"aa: p must be in [0, 1] and n at least 1; got {text!r}")
+    if not 0.0 <= config.prob <= 1.0 or not 1 <= config.num_ops <= MAX_OPERATIONS:
+        raise UsageError(f"aa: p must be in [0, 1] and n in [1, {MAX_OPERATIONS}]; got {text!r}")
     choices = sum(weight > 0 for weight in WEIGHTS)
     if config.weighted and config.num_ops > choices:
         raise UsageError(f"aa: w0 chooses from {choices} operations without repetition; got n{config.num_ops}")

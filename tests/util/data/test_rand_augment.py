@@ -67,7 +67,8 @@ def test_defaults_and_operations_are_timms() -> None:
         ("rand-ninf", "'ninf'"),
         ("rand-m9-m8", "m stands twice"),
         ("rand-p1.5", "p must be in [0, 1]"),
-        ("rand-n0", "n at least 1"),
+        ("rand-n0", "n in [1, 100]"),
+        ("rand-n99999999", "n in [1, 100]"),
         ("rand-w1", "w0"),
     ],
 )

@@ -239,7 +239,9 @@ def average(files: Sequence[str], *, ema: bool, output: str) -> None:
     if len(paths) < 2 or twice:
         raise UsageError(f"{twice[0]} is named twice" if twice else "average takes at least two files")
     tensors, first = mean_weights(paths, ema=ema)
-    progress = max((_progress(peek_checked_state(path), ema=ema) for path in paths), key=lambda found: found.get("update", -1))
+    progress = max(
+        (_progress(peek_checked_state(path), ema=ema) for path in paths), key=lambda found: found.get("update", -1)
+    )
     state = {name: first.state[name] for name in KEPT if name in first.state}
     state["progress"] = {name: progress[name] for name in ("epoch", "update") if name in progress}
     state["made_by"] = {"command": "average", "files": [path.name for path in paths], "ema": ema}

@@ -1,12 +1,13 @@
 """From image files to top-k classes: the part that predict and infer share. Imports no paddle."""
 
+import contextlib
 import csv
 import glob
 import json
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from util.data.dataset import find_images
 from util.data.images import ImageError, decode_image
 from util.data.transforms import EvalTransform
-from util.errors import DataError, MissingInputError, NonFiniteLossError, OutputError, UsageError
+from util.errors import DataError, MissingInputError, NonFiniteLossError, OutputError, SaveError, UsageError
 from util.files import read_text
 
 TOP_K = 5
@@ -109,38 +110,64 @@ def predict_files(
             yield from top_k(forward(np.stack(images)), names, class_names)
 
 
-def _open_output(output: str) -> IO[str]:
+def check_output(output: str) -> None:
+    """Refuses a results file of another form (UsageError), or where none can be written (OutputError).
+
+    What is there stays, and nothing is left where nothing was.
+    """
     if Path(output).suffix not in (".jsonl", ".csv"):
         raise UsageError(f"--output must end in .jsonl or .csv; got {output}")
+    path = Path(os.path.realpath(output))
+    is_new = not path.exists()
+    if not is_new and not path.is_file() and not path.is_dir():
+        return  # a reader of a pipe would take opening and closing it for the end of the results
     try:
-        return open(output, "a", encoding="utf-8", errors="backslashreplace", newline="")
+        with open(path, "a", encoding="utf-8"):
+            pass
+        if is_new:
+            path.unlink()
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror}") from None
 
 
-def _empty(file: IO[str]) -> None:
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.truncate(0)
+def _write_row(prediction: Prediction, file: IO[str], *, as_csv: bool, is_first: bool) -> None:
+    if not as_csv:
+        file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
+    else:
+        writer = csv.writer(file)
+        if is_first:
+            writer.writerow(prediction.keys())
+        row: list[Any] = [v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in prediction.values()]
+        writer.writerow(row)
+    file.flush()
 
 
-def _write(predictions: Iterable[Prediction], file: IO[str], *, as_csv: bool) -> int:
-    """Writes predictions as they come and returns how many."""
-    count = 0
-    writer = csv.writer(file)
-    for prediction in predictions:
-        if count == 0:
-            _empty(file)  # what was there stays until there is something to put in its place
-        if as_csv:
-            if count == 0:
-                writer.writerow(prediction.keys())
-            row: list[Any] = [
-                v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in prediction.values()
-            ]
-            writer.writerow(row)
-        else:
-            file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
-        file.flush()
-        count += 1
+def write_results(predictions: Iterable[Prediction], output: str, *, name: str) -> int:
+    """Writes predictions to a file as they come, and returns how many; without any the file is not touched.
+
+    output: as of `write_predictions`. name: what errors call it. What goes wrong while writing is a SaveError.
+    """
+    rows = iter(predictions)
+    first = next(rows, None)  # what was there stays until there is something to put in its place
+    if first is None:
+        return 0
+    count, is_new = 0, not os.path.exists(output)
+    try:
+        with open(output, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            for prediction in chain([first], rows):
+                try:
+                    _write_row(prediction, file, as_csv=Path(output).suffix == ".csv", is_first=count == 0)
+                except OSError as error:
+                    with contextlib.suppress(OSError):
+                        file.close()  # which tries once more to write
+                    raise SaveError(
+                        f"{name}: not written after {count} results: {error.strerror}; make room or choose another "
+                        "--output, and run again"
+                    ) from None
+                count += 1
+    finally:
+        if is_new and count == 0 and os.path.isfile(output) and os.path.getsize(output) == 0:
+            os.unlink(os.path.realpath(output))
     return count
 
 
@@ -158,9 +185,9 @@ def write_predictions(predictions: Iterable[Prediction], output: str | None) -> 
             print(f"{prediction['file_name']}: {best}", file=sys.stderr)
         print(found)
         return
-    with _open_output(output) as file:
-        count = _write(predictions, file, as_csv=Path(output).suffix == ".csv")
-    print(f"{count} results in {output}", file=sys.stderr)
+    check_output(output)
+    count = write_results(predictions, output, name=output)
+    print(f"{count} results in {output}" if count else f"no results for {output}", file=sys.stderr)
 
 
 def refuse_unreadable(bad: Sequence[ImageError], total: int) -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +20,7 @@ from paddle import nn
 
 from eval import main
 from tests.checkpoints import PREPROCESS, write_checkpoint
-from tests.scripts.run import run
+from tests.scripts.run import ROOT, run
 from tests.trees import write_picture, write_tree
 from util.data.images import decode_image
 from util.data.transforms import eval_transform
@@ -417,3 +419,65 @@ def test_three_processes_give_what_one_gives(place: Place, capsys: pytest.Captur
         for key in ("checkpoint", "file_name", "label", "predicted", "correct", "class_ids"):
             assert mine[key] == theirs[key]
         assert float(mine["loss"]) == pytest.approx(float(theirs["loss"]), abs=1e-4)
+
+
+# --- what goes wrong on the way
+
+
+def test_a_checkpoint_that_vanishes_or_is_no_file_does_not_keep_the_others(
+    place: Place, evaluate: Evaluate, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("util.evaluation.outputs.can_draw", lambda: False)
+    shutil.rmtree("odd", ignore_errors=True)
+    shutil.copytree("run", "odd")
+    Path("odd/aa.safetensors").mkdir()
+    Path("odd/ab.safetensors").symlink_to("nowhere")
+    with pytest.raises(WeightsError, match=r"2 of 4 checkpoints were not evaluated: odd/aa.*, odd/ab"):
+        evaluate("--checkpoints", "odd", "--report", "odd_report", "--output", "odd.jsonl")
+    said = capsys.readouterr()
+    assert [json.loads(line)["checkpoint"] for line in said.out.splitlines()] == [
+        "odd/a.safetensors", "odd/b.safetensors",
+    ]  # fmt: skip
+    assert "error: odd/aa.safetensors: is not a file" in said.err
+    with open("odd_report/checkpoints.csv", newline="") as file:
+        errors = [row["error"] for row in csv.DictReader(file)]
+    assert errors == ["", "odd/aa.safetensors: is not a file", "odd/ab.safetensors: no such file", ""]
+    assert len(Path("odd.jsonl").read_text().splitlines()) == 2 * 21
+
+
+def test_data_that_is_missing_is_not_blamed_on_the_checkpoint(place: Place, evaluate: Evaluate) -> None:
+    with pytest.raises(MissingInputError, match="gone: no such data folder"):
+        evaluate("--checkpoints", "run", data="gone")
+    with pytest.raises(MissingInputError, match=r"gone\.txt: no such file"):
+        evaluate("--checkpoints", "run", "--class_names", "gone.txt")
+
+
+def test_an_interrupted_evaluation_leaves_no_results_file(
+    place: Place, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it evaluates there is none, so that a kill cannot leave one either."""
+    Path("stop").mkdir(exist_ok=True)
+
+    def stopped(*_: Any, **__: Any) -> None:
+        assert os.listdir("stop") == []
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("util.evaluation.task.evaluate_images", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(*ONE, "--output", "stop/x.csv")
+    assert os.listdir("stop") == []
+
+
+def test_a_full_disk_is_named_and_loses_nothing_else(place: Place, tmp_path: Path) -> None:
+    command = f"ulimit -f 1; exec '{sys.executable}' '{ROOT}/eval.py' data --resume run/a.safetensors {' '.join(FEW)}"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    full = ["bash", "-c", f"{command} --output '{tmp_path}/x.jsonl' --report '{tmp_path}/r'"]
+    done = subprocess.run(full, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 74, done.stderr
+    assert json.loads(done.stdout)["images"] == 21
+    [error] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert re.search(rf"{tmp_path}/x\.jsonl: not written after \d+ results: File too large; make room", error)
+    assert re.search(rf"{tmp_path}/r: the report lacks confusion\.png, ", error)
+    assert not (tmp_path / "x.jsonl").exists()
+    assert (tmp_path / "r/calibration.csv").stat().st_size > 0
+    assert not list(tmp_path.rglob(".tmp-*"))

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from util.errors import MismatchError, MissingInputError, OutputError, UsageErro
 from util.options import ModelOptions, PreprocessOptions, WeightsOptions
 from util.restore import Trained, restore
 from util.train.checkpoint import check_state
-from util.weights.container import Container, read_container
+from util.weights.container import Container, read_container, write_container
 
 
 @pytest.fixture
@@ -155,8 +156,6 @@ def test_average_of_what_does_not_go_together_names_the_difference(folder: Path,
 
 
 def test_average_of_other_tensors_names_them(folder: Path) -> None:
-    from util.weights.container import write_container
-
     container = read_container(Path("b.safetensors"))
     tensors = dict(container.tensors)
     tensors["model/extra"] = np.zeros(2, np.float32)
@@ -246,3 +245,59 @@ def test_the_command_needs_no_paddle_and_ends_with_the_right_code(folder: Path) 
     assert done.stderr == "error: 2 of 3 files cannot be used\n"
     help_text = subprocess.run([*command[:3], "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert all(name in help_text for name in ("list", "verify", "strip", "average"))
+
+
+# --- states that nothing has written
+
+STATES: dict[str, Any] = {
+    "preprocess is a number": lambda s: s | {"preprocess": 5},
+    "a mean is a number": lambda s: s | {"preprocess": PREPROCESS | {"mean": 5}},
+    "a mean without end": lambda s: s | {"preprocess": PREPROCESS | {"mean": [10**400, 0, 0]}},
+    "an interpolation is a list": lambda s: s | {"preprocess": PREPROCESS | {"interpolation": [[]]}},
+    "a name too many": lambda s: s | {"preprocess": PREPROCESS | {"gamma": 1}},
+    "a list": lambda s: [s],
+    "an empty list": lambda s: [],
+    "null": lambda s: None,
+    "nothing": lambda s: {},
+    "model is text": lambda s: s | {"model": "cvt_13"},
+    "no model": lambda s: {k: v for k, v in s.items() if k != "model"},
+    "classes is a list": lambda s: s | {"classes": ["a"]},
+    "update is text": lambda s: s | {"progress": s["progress"] | {"update": "many"}},
+    "accuracy without end": lambda s: s | {"progress": s["progress"] | {"best_acc1": 10**400}},
+    "progress is a list": lambda s: s | {"progress": [1]},
+    "made_by is text": lambda s: s | {"made_by": "me"},
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_state_of_the_wrong_shape_is_one_line_in_plain_words(
+    folder: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    container = read_container(Path("a.safetensors"))
+    write_container(Path("bad.safetensors"), container.tensors, STATES[case](container.state))
+    for command in (["strip", "bad.safetensors"], ["average", "bad.safetensors", "b.safetensors"],
+                    ["average", "b.safetensors", "bad.safetensors"]):  # fmt: skip
+        with pytest.raises(WeightsError, match=r"bad\.safetensors: not a usable checkpoint: ") as caught:
+            main([*command, "--output", "x.safetensors"])
+        assert not re.search(r"\n|Error|__init__|indices|'NoneType'", str(caught.value))
+    with pytest.raises(WeightsError, match="1 of 2 files"):
+        main(["verify", "bad.safetensors", "b.safetensors"])
+    assert capsys.readouterr().out.endswith("\nb.safetensors: OK\n")
+    main(["list", "bad.safetensors", "b.safetensors"])
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[-1] for row in rows] == ["NO", "yes"]
+    with pytest.raises(WeightsError, match="not a usable checkpoint"):
+        load("bad.safetensors")
+
+
+def test_a_link_to_nothing_is_a_bad_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("other/link.safetensors").symlink_to("nowhere.safetensors")
+    main(["list", "other"])
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert rows["other/link.safetensors"] == ["-"] * 6 + ["NO"]
+    assert rows["other/c.safetensors"][-1] == "yes"
+    with pytest.raises(WeightsError, match="3 of 4 files"):
+        main(["verify", "other"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[2:] == ["other/link.safetensors: no such file", said[3]]
+    assert said[3].startswith("other/plain")

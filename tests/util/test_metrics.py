@@ -6,6 +6,7 @@ import pytest
 
 from util.distributed import World
 from util.errors import NonFiniteLossError
+from util.evaluation.results import ImageCollector
 from util.metrics import MetricSums
 
 ONE = World(rank=0, size=1)
@@ -39,3 +40,29 @@ def test_a_loss_that_is_not_finite_is_refused() -> None:
     sums.update(paddle.to_tensor([[float("nan"), 0.0]]), paddle.to_tensor([1]))
     with pytest.raises(NonFiniteLossError, match="loss over 1 images is nan"):
         sums.compute(ONE)
+
+
+def test_losses_beyond_64_count_in_full() -> None:
+    sums = MetricSums()
+    sums.update(paddle.to_tensor([[0.0, 100.0, 0.0, 0.0, 0.0]]), paddle.to_tensor([0]))
+    assert sums.compute(ONE).loss == pytest.approx(100, abs=1e-6)
+
+
+def test_a_label_of_no_probability_is_refused() -> None:
+    sums = MetricSums()
+    sums.update(paddle.to_tensor([[0.0, float("-inf")]]), paddle.to_tensor([1]))
+    with pytest.raises(NonFiniteLossError, match="loss over 1 images is inf"):
+        sums.compute(ONE)
+
+
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+def test_the_loss_is_that_of_the_results_image_by_image(scale: float) -> None:
+    rng = np.random.default_rng(3)
+    logits = paddle.to_tensor(rng.normal(0, scale, (64, 10)).astype(np.float32))
+    labels = paddle.to_tensor(rng.integers(0, 10, 64))
+    sums, collector = MetricSums(), ImageCollector()
+    sums.update(logits, labels)
+    collector.update(logits, labels, paddle.arange(64))
+    found, expected = sums.compute(ONE), collector.compute(ONE, num_images=64).metrics()
+    assert (found.top1, found.top5) == (expected.top1, expected.top5)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-13)

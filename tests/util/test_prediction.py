@@ -254,7 +254,8 @@ def test_full_disk_ends_a_script_with_its_code(suffix: str, tmp_path: Path, caps
     with pytest.raises(SystemExit) as caught:
         run_script(lambda argv: write_predictions(PREDICTIONS, str(path)))
     assert caught.value.code == SaveError.exit_code
-    assert re.fullmatch(r"error: .*No space left on device\n", capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: .*out\.\w+: not written after 0 results: No space left on device; make room.*\n", said)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
@@ -262,3 +263,21 @@ def test_file_name_that_is_not_utf8_is_written(suffix: str, tmp_path: Path) -> N
     prediction: Prediction = {**PREDICTIONS[0], "file_name": os.fsdecode(b"caf\xe9.jpg")}
     write_predictions([prediction], str(tmp_path / f"out.{suffix}"))
     assert "caf" in (tmp_path / f"out.{suffix}").read_text(encoding="utf-8")
+
+
+def test_nothing_is_left_of_a_failure_before_the_first_result(tmp_path: Path) -> None:
+    def stopped() -> Iterator[Prediction]:
+        seen.append(sorted(os.listdir(tmp_path)))  # also what a kill would leave
+        raise KeyboardInterrupt
+        yield PREDICTIONS[0]
+
+    seen: list[list[str]] = []
+    with pytest.raises(KeyboardInterrupt):
+        write_predictions(stopped(), str(tmp_path / "out.csv"))
+    write_predictions([], str(tmp_path / "out.csv"))
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "out.csv").write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write_predictions(stopped(), str(tmp_path / "out.csv"))
+    assert seen == [[], ["out.csv"]]
+    assert (tmp_path / "out.csv").read_text() == "old"

@@ -9,16 +9,17 @@ import zlib
 from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from util.data.plain_pickle import read_pickle, to_text
+from util.data.plain_pickle import read_pickle
 from util.errors import DataError, MissingInputError, UsageError
 
 SIDE = 32
 PIXEL_BYTES = 3 * SIDE * SIDE
 FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python", "cifar-100-binary")
-ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MAX_ARCHIVE_BYTES = 1 << 30  # the largest of the four has 170 MB
 MAX_MEMBERS = 32  # the largest of the four has 9
 MAX_FILE_BYTES = 1 << 28  # the largest, CIFAR-100's training images, has 155 MB
@@ -112,13 +113,13 @@ def load_cifar(data_dir: Path, *, train: bool) -> CifarSplit | None:
 def _candidates(data_dir: Path) -> list[tuple[Path, Files]]:
     """Where CIFAR may be, with the files there that are called as CIFAR's."""
     if data_dir.is_file():
-        return [(data_dir, _read_archive(data_dir))]
+        return [(data_dir, _read_archive(data_dir, must_be_one=data_dir.name.endswith(ARCHIVE_SUFFIXES)))]
     folders = (data_dir, *(data_dir / name for name in FOLDERS))
     extracted = [(folder, _list_folder(folder)) for folder in folders]
     if any(_version(files) for _, files in extracted):
         return extracted
     archives = sorted(p for p in data_dir.iterdir() if p.name.endswith(ARCHIVE_SUFFIXES) and p.is_file())
-    return [(path, _read_archive(path)) for path in archives]
+    return [(path, _read_archive(path, must_be_one="cifar" in path.name.lower())) for path in archives]
 
 
 def _version(files: Files) -> Version | None:
@@ -131,11 +132,18 @@ def _list_folder(folder: Path) -> Files:
     return {name: folder / name for name in FILE_NAMES if (folder / name).is_file()}
 
 
-def _read_archive(path: Path) -> Files:
-    """Returns the content of a tar archive's files that are called as CIFAR's, read in one pass."""
+def _read_archive(path: Path, *, must_be_one: bool) -> Files:
+    """Returns the content of a tar archive's files that are called as CIFAR's, read in one pass.
+
+    must_be_one: another file than an archive is a damaged one; or else it has none of these files.
+    """
     files: Files = {}
     try:
-        if path.stat().st_size > MAX_ARCHIVE_BYTES or not tarfile.is_tarfile(path):
+        if path.stat().st_size > MAX_ARCHIVE_BYTES:
+            return {}
+        if not tarfile.is_tarfile(path):
+            if must_be_one:
+                raise tarfile.ReadError("its beginning is not that of an archive")
             return {}
         with tarfile.open(path) as archive:
             for _, member in zip(range(MAX_MEMBERS), archive, strict=False):
@@ -190,6 +198,8 @@ def _read_python(data: bytes, version: Version, source: str) -> tuple[np.ndarray
     """Returns pixels (N, 3072) and labels (N,) of a pickled batch."""
     batch = read_pickle(data, source)
     rows, labels = batch.get("data"), batch.get(version.label_key)
+    if labels == [] and isinstance(rows, np.ndarray) and not rows.size:
+        raise DataError(f"{source}: is empty, holds no images: damaged, or not downloaded completely")
     if not (isinstance(labels, list) and labels and all(type(n) is int and 0 <= n < 256 for n in labels)):
         raise DataError(f"{source}: no list of labels under {version.label_key!r}: damaged, or not {version.name}")
     if not isinstance(rows, np.ndarray) or rows.shape != (len(labels), PIXEL_BYTES):
@@ -203,10 +213,24 @@ def _read_python(data: bytes, version: Version, source: str) -> tuple[np.ndarray
 
 def _read_names(data: bytes, version: Version, source: str) -> list[str]:
     if version.label_bytes:
-        names = [line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in data.splitlines()]
+        entries: Any = [line for line in lines if line]
     else:
         entries = read_pickle(data, source).get(version.names_key)
-        names = [to_text(entry) or "" for entry in entries] if isinstance(entries, list) else []
+    names = [_class_name(entry, source) for entry in entries] if isinstance(entries, list) else []
     if not names or not all(names) or len(set(names)) < len(names):
         raise DataError(f"{source}: expected the names of the classes, each once: damaged, or not {version.name}")
     return names
+
+
+def _class_name(entry: Any, source: str) -> str:
+    """Returns a class name; an empty one for what is no text. A name that no line of a file can hold is a DataError."""
+    try:
+        name = entry.decode() if isinstance(entry, bytes) else entry
+    except UnicodeDecodeError:
+        raise DataError(f"{source}: class name {entry[:60]!r} is not UTF-8: damaged") from None
+    if not isinstance(name, str):
+        return ""
+    if not name.isprintable():
+        raise DataError(f"{source}: class name {name[:60]!r} has a line break or a control character: damaged")
+    return name

@@ -176,6 +176,7 @@ def read_list(path: Path, root: Path, *, num_classes: int | None = None, delimit
         labels.append(int(fields[1]))
         lines.append(number)
     faults += _missing_files(path, root, paths, lines)
+    faults += _labelled_twice(path, paths, labels, lines)
     if faults:
         more = f" (and {len(faults) - MAX_REPORTED} more)" if len(faults) > MAX_REPORTED else ""
         raise DataError("; ".join(faults[:MAX_REPORTED]) + more)
@@ -188,7 +189,7 @@ def _line_fault(fields: list[str], num_classes: int | None) -> str | None:
     if len(fields) != 2:
         return f"expected `path label`, got {fields[0]!r}"
     name, label = fields
-    if not re.fullmatch(r"\d{1,9}", label.strip()):
+    if not re.fullmatch(r"[0-9]{1,9}", label.strip()):
         return f"the label must be an integer of at least 0, got {label.strip()!r}"
     if num_classes is not None and int(label) >= num_classes:
         return f"label {int(label)} is outside the {num_classes} classes (0 to {num_classes - 1})"
@@ -197,6 +198,18 @@ def _line_fault(fields: list[str], num_classes: int | None) -> str | None:
     if os.path.isabs(name) or ".." in Path(name).parts:
         return f"the path must stay inside data_dir, got {name!r}"
     return None
+
+
+def _labelled_twice(list_path: Path, paths: list[str], labels: list[int], lines: list[int]) -> list[str]:
+    """An image may stand in a list several times, but not with several labels."""
+    first_place: dict[str, int] = {}
+    faults = []
+    for i, name in enumerate(paths):
+        first = first_place.setdefault(os.path.normpath(name), i)
+        if labels[first] != labels[i]:
+            other = f"but {labels[first]} in line {lines[first]}"
+            faults.append(f"{list_path}:{lines[i]}: {name} has label {labels[i]}, {other}")
+    return faults
 
 
 def _missing_files(list_path: Path, root: Path, paths: list[str], lines: list[int]) -> list[str]:
@@ -301,8 +314,8 @@ def read_class_names(path: Path, num_classes: int) -> list[str]:
         if not line.strip():
             continue
         key, _, name = line.strip().partition(" ")
-        if not key.isdecimal() or not name.strip():
-            raise DataError(f"{path}:{number}: expected `id name`, got {line.strip()!r}")
+        if not re.fullmatch(r"[0-9]{1,9}", key) or not name.strip():
+            raise DataError(f"{path}:{number}: expected `id name`, got {line.strip()[:60]!r}")
         if int(key) in names:
             raise DataError(f"{path}:{number}: id {int(key)} stands twice")
         names[int(key)] = name.strip()

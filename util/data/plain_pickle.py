@@ -111,10 +111,22 @@ class _Latin1:
         """With it, a pickle cannot set attributes of the class."""
 
 
+class _NoBytes:
+    """Stands for bytes, which Python 3 calls without arguments for empty ones in the protocol of Python 2."""
+
+    def __new__(cls) -> Any:
+        return b""
+
+    def __setstate__(self, state: Any) -> None:
+        """With it, a pickle cannot set attributes of the class."""
+
+
 _STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
     ("_codecs", "encode"): _Latin1,
+    ("__builtin__", "bytes"): _NoBytes,
+    ("builtins", "bytes"): _NoBytes,
 }

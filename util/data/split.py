@@ -7,7 +7,10 @@ to FOLDER and classes numbered by sorted folder names, and `class_names.txt`, li
 """
 
 import argparse
+import contextlib
+import errno
 import hashlib
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from util.data.dataset import MAX_REPORTED, ImageList, scan_folder
-from util.errors import DataError, MissingInputError, OutputError, UsageError, run_script
+from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError, run_script
 from util.log import start_logging
 
 TRAIN, VAL, NAMES = "train_list.txt", "val_list.txt", "class_names.txt"
@@ -82,21 +85,35 @@ def _draw(path: str, seed: int) -> bytes:
 
 
 def write_split(split: Split, output: Path, *, force: bool) -> None:
-    """Writes the three files to the folder `output`; one that is there already is an OutputError, unless `force`."""
+    """Writes the three files to the folder `output`, all or none.
+
+    One that is there already is an OutputError, unless `force`; a full disk is a SaveError.
+    """
     texts = {
         TRAIN: split.train,
         VAL: split.val,
         NAMES: [f"{label} {name}" for label, name in enumerate(split.class_names)],
     }
-    there = [str(output / name) for name in texts if (output / name).exists()]
+    there = [str(output / name) for name in texts if os.path.lexists(output / name)]
     if there and not force:
         raise OutputError(f"{', '.join(there)}: already there; --force overwrites, --output DIR writes elsewhere")
+    beside = {name: output / f".tmp-{os.getpid()}-{name}" for name in texts}
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, lines in texts.items():
-            (output / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            beside[name].write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        for name in texts:
+            beside[name].replace(output / name)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise SaveError(
+                f"{output}: no list was written: {error.strerror}; make room or choose another --output, and run again"
+            ) from None
         raise OutputError(f"{output}: cannot be written: {error.strerror}; choose another --output") from None
+    finally:
+        for path in beside.values():
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 class _Parser(argparse.ArgumentParser):

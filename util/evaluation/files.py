@@ -5,21 +5,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from util.errors import OutputError, SaveError, UsageError
+from util.errors import OutputError, SaveError
+from util.prediction import check_output
 
 
-def check_output(output: str) -> None:
-    """Refuses a results file of another form (UsageError), or where none can be written (OutputError).
-
-    What is there stays; where nothing is, an empty file is made.
-    """
-    if Path(output).suffix not in (".jsonl", ".csv"):
-        raise UsageError(f"--output must end in .jsonl or .csv; got {output}")
-    try:
-        with open(output, "a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written: {error.strerror}") from None
+def check_whole_output(output: str) -> None:
+    """Refuses what `check_output` does, and a folder that `write_whole` cannot write the file in."""
+    check_output(output)
+    path = Path(os.path.realpath(output))
+    if path.is_file() or not path.exists():
+        create_folder(path.parent)
 
 
 def create_folder(path: Path) -> None:
@@ -36,17 +31,23 @@ def create_folder(path: Path) -> None:
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Lets `write` fill a file beside, then renames it to `path`: there is the old file or the new one, never a part.
 
-    The file beside keeps the suffix. What goes wrong while writing is a SaveError.
+    The file beside keeps the suffix. A link stays one; a pipe or a device is written to directly. What goes wrong
+    while writing is a SaveError.
     """
-    beside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    target = Path(os.path.realpath(path))
+    is_file = target.is_file() or not target.exists()
+    beside = target.with_name(f".tmp-{os.getpid()}{path.suffix}") if is_file else target
     try:
         write(beside)
-        os.replace(beside, path)
+        if is_file:
+            os.replace(beside, target)
     except OSError as error:
-        raise SaveError(f"{path}: not written: {error.strerror}") from None
+        reason = error.strerror or error
+        raise SaveError(f"{path}: not written: {reason}; make room or choose another place, and run again") from None
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            if is_file:
+                beside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

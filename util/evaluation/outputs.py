@@ -1,21 +1,23 @@
 """What eval.py writes: standard output, --output and --report, for one checkpoint or several."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from logging import Logger
 from pathlib import Path
 from typing import Any
 
-from util.evaluation.files import check_output, create_folder
+from util.errors import OutputError, SaveError
+from util.evaluation.files import check_whole_output, create_folder, write_whole
 from util.evaluation.records import ImageRecord, image_records
 from util.evaluation.report import can_draw, write_comparison, write_report
 from util.evaluation.results import ImageResults
 from util.evaluation.task import Task, figures_of
 from util.options import DataOptions, EvalOptions
-from util.prediction import write_predictions
-from util.weights.container import peek_state
+from util.prediction import write_results
+from util.weights import peek_checked_state
 
 
 class Outputs:
@@ -32,8 +34,9 @@ class Outputs:
         self.log = log
         self._rows: list[dict[str, Any]] = []
         self._records: list[Iterator[ImageRecord]] = []
+        self._unwritten: list[str] = []
         if options.output is not None:
-            check_output(options.output)
+            check_whole_output(options.output)
         if options.report is not None:
             create_folder(Path(options.report))
         self._draws = options.report is not None and can_draw()
@@ -55,8 +58,9 @@ class Outputs:
             )
             self._records.append(records)
         if self.options.report is not None:
-            self._report(Path(self.options.report), source, task, results, figures=figures)
-        progress = peek_state(Path(source)).get("progress") or {}
+            with self._going_on():
+                self._report(Path(self.options.report), source, task, results, figures=figures)
+        progress = peek_checked_state(Path(source)).get("progress", {})
         trained = {name: progress.get(name) for name in ("epoch", "update")}
         self._rows.append({**about, "model": task.trained.name, "classes": len(task.class_ids), **trained, **figures})
 
@@ -90,8 +94,29 @@ class Outputs:
         self._rows.append({"checkpoint": source, "error": reason})
 
     def finish(self) -> None:
-        """Writes what is about all checkpoints together."""
+        """Writes what is about all checkpoints together. What could not be written, now or before, is a SaveError."""
         if self._records and self.options.output is not None:
-            write_predictions(chain.from_iterable(self._records), self.options.output)
+            with self._going_on():
+                self._write_records(self.options.output)
         if self.several and self.options.report is not None:
-            write_comparison(Path(self.options.report), self._rows)
+            with self._going_on():
+                write_comparison(Path(self.options.report), self._rows)
+        if self._unwritten:
+            raise SaveError("; ".join(self._unwritten))
+
+    def _write_records(self, output: str) -> None:
+        records = list(chain.from_iterable(self._records))
+        write_whole(Path(output), lambda beside: _write_results(records, beside, output))
+        self.log.info(f"{len(records)} results in {output}")
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Puts off what cannot be written until all else has been."""
+        try:
+            yield
+        except (SaveError, OutputError) as error:
+            self._unwritten.append(str(error))
+
+
+def _write_results(records: Sequence[ImageRecord], path: Path, name: str) -> None:
+    write_results(records, str(path), name=name)

@@ -9,18 +9,20 @@ confusion.png, calibration.png, per_class.png
 Everything is in percent.
 """
 
+import contextlib
 import csv
 import importlib.util
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from util.errors import SaveError
 from util.evaluation.files import write_text, write_whole
 from util.evaluation.results import ImageResults
 from util.evaluation.statistics import (
@@ -99,15 +101,19 @@ def write_report(
 
     results: with the model's classes, which `class_names` names. class_ids: the classes that the model could choose.
     summary: what summary.json holds; its `model` and `top1` also stand in the pictures. pictures: whether to draw.
+    What cannot be written is a SaveError that names it; the rest is.
     """
     statistics, pairs, found = class_statistics(results, class_ids), confusion_pairs(results), calibration(results)
-    write_text(folder / "per_class.csv", per_class_table(statistics, class_names))
-    write_text(folder / "confusion.csv", confusion_table(pairs, class_names))
-    write_text(folder / "calibration.csv", calibration_table(found))
-    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    parts: dict[str, Callable[[Path], None]] = {
+        "per_class.csv": partial(write_text, text=per_class_table(statistics, class_names)),
+        "confusion.csv": partial(write_text, text=confusion_table(pairs, class_names)),
+        "calibration.csv": partial(write_text, text=calibration_table(found)),
+        "summary.json": partial(write_text, text=json.dumps(summary, indent=2) + "\n"),
+    }
     if not pictures:
         for name in PICTURES:
             (folder / name).unlink(missing_ok=True)
+        _write_parts(folder, parts)
         return
     from util.evaluation.pictures import draw_calibration, draw_confusion, draw_per_class, save_picture
 
@@ -118,7 +124,23 @@ def write_report(
         draw_per_class(statistics, class_names, subtitle=subtitle),
     )
     for name, figure in zip(PICTURES, figures, strict=True):
-        write_whole(folder / name, partial(save_picture, figure))
+        parts[name] = partial(write_whole, write=partial(save_picture, figure))
+    _write_parts(folder, parts)
+
+
+def _write_parts(folder: Path, parts: Mapping[str, Callable[[Path], None]]) -> None:
+    """Writes all files that can be written; a SaveError names the others, of which no earlier one is left."""
+    missing, reason = [], ""
+    for name, write in parts.items():
+        try:
+            write(folder / name)
+        except SaveError as error:
+            missing.append(name)
+            reason = str(error)
+            with contextlib.suppress(OSError):
+                (folder / name).unlink(missing_ok=True)  # of another model: it would look like this one's
+    if missing:
+        raise SaveError(f"{folder}: the report lacks {', '.join(missing)}: {reason}")
 
 
 def write_comparison(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

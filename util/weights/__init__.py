@@ -50,8 +50,8 @@ def read_weights(path: str | Path, *, use_ema: bool = False) -> LoadedWeights:
         _check_head(plain, str(path))
         return LoadedWeights(plain, {})
     container = read_container(path)
-    if not isinstance(container.state, dict):
-        checked_state(container.state, str(path))  # which refuses it
+    if not isinstance(container.state, dict) or not container.state:  # empty would mean a plain file
+        checked_state(container.state, str(path))
     prefix = EMA if use_ema else MODEL
     tensors = {k.removeprefix(prefix): v for k, v in container.tensors.items() if k.startswith(prefix)}
     if not tensors:

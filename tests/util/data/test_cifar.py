@@ -69,8 +69,17 @@ def _parent(root: Path, folder: str) -> Path:
     return root
 
 
+def _xz(root: Path, folder: str) -> Path:
+    return pack(root, folder, root / "cifar.tar.xz")
+
+
+def _folder_with_xz(root: Path, folder: str) -> Path:
+    (root / "DATA").mkdir()
+    return pack(root, folder, root / "DATA" / f"{folder}.tar.xz").parent
+
+
 PLACES: list[Callable[[Path, str], Path]] = [
-    _archive, _misnamed_archive, _plain_tar, _folder_with_archive, _extracted, _parent,
+    _archive, _misnamed_archive, _plain_tar, _xz, _folder_with_archive, _folder_with_xz, _extracted, _parent,
 ]  # fmt: skip
 
 
@@ -139,8 +148,21 @@ def test_what_is_not_cifar_is_none(tmp_path: Path) -> None:
     (tmp_path / "empty.tar").touch()
     pack(tmp_path, "train", tmp_path / "other.tar.gz")
     assert load_cifar(tmp_path, train=True) is None
-    for name in ("text.tar.gz", "empty.tar", "other.tar.gz"):
-        assert load_cifar(tmp_path / name, train=True) is None
+    assert load_cifar(tmp_path / "other.tar.gz", train=True) is None
+
+
+@pytest.mark.parametrize("name", ["cifar.tar.gz", "cifar.tar"])
+def test_an_archive_with_a_damaged_beginning_is_damaged(name: str, tmp_path: Path) -> None:
+    write_cifar(tmp_path / "source", "cifar-10-batches-bin")
+    (tmp_path / "data").mkdir()
+    archive = pack(tmp_path / "source", "cifar-10-batches-bin", tmp_path / "data" / name)
+    data = archive.read_bytes()
+    for content in (b"", bytes([data[0] ^ 1]) + data[1:], b"<html>not found</html>"):
+        archive.write_bytes(content)
+        for place in (archive, archive.parent):
+            with pytest.raises(DataError, match="damaged, or not downloaded completely") as caught:
+                load_cifar(place, train=True)
+            assert str(caught.value).startswith(f"{archive}: ")
 
 
 def test_nothing_is_unpacked_and_links_are_not_followed(tmp_path: Path) -> None:
@@ -183,8 +205,6 @@ def test_truncated_archives_are_never_read_as_whole(folder: str, tmp_path: Path)
             load_cifar(archive, train=True)
         assert str(archive) in str(caught.value)
         assert "\n" not in str(caught.value)
-    archive.write_bytes(b"")
-    assert load_cifar(archive, train=True) is None
 
 
 def _batch_file(data: dict[Any, Any]) -> bytes:
@@ -197,6 +217,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "text": (b"hello there", "damaged, or not a pickle"),
     "cut": (_batch_file({b"data": ROWS, b"labels": [0, 1]})[:-9], "damaged, or not a pickle"),
     "a list": (pickle.dumps([1, 2], protocol=2), "expected a pickled dict, got list"),
+    "no images": (_batch_file({b"data": ROWS[:0], b"labels": [], b"batch_label": b""}), "is empty, holds no images"),
     "no labels": (_batch_file({b"data": ROWS}), "no list of labels under 'labels'"),
     "labels of CIFAR-100": (_batch_file({b"data": ROWS, b"fine_labels": [0, 1]}), "no list of labels under 'labels'"),
     "labels of another type": (_batch_file({b"data": ROWS, b"labels": [0, 1.5]}), "no list of labels"),
@@ -239,6 +260,29 @@ def test_class_names_are_there_once_each(text: str, tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-bin" / "batches.meta.txt").write_text(text)
     with pytest.raises(DataError, match=r"batches\.meta\.txt: expected the names of the classes, each once"):
         load_cifar(tmp_path, train=False)
+
+
+@pytest.mark.parametrize("name", [b"c\xe4t", b"c\nt", "c\nt", "c\udce4t", "c\u2028t"])
+def test_class_names_that_no_line_can_hold_are_refused(name: str | bytes, tmp_path: Path) -> None:
+    write_cifar(tmp_path, "cifar-10-batches-py")
+    meta = tmp_path / "cifar-10-batches-py" / "batches.meta"
+    meta.write_bytes(pickle.dumps({b"label_names": [b"airplane", b"automobile", b"bird", name]}, protocol=2))
+    with pytest.raises(DataError, match=r"batches\.meta: class name .* (is not UTF-8|has a line break)"):
+        load_cifar(tmp_path, train=False)
+
+
+def test_class_names_of_the_binary_version_are_utf8(tmp_path: Path) -> None:
+    write_cifar(tmp_path, "cifar-10-batches-bin")
+    (tmp_path / "cifar-10-batches-bin" / "batches.meta.txt").write_bytes(b"a\nb\nc\nd\xe4\n")
+    with pytest.raises(DataError, match=r"batches\.meta\.txt: class name .* is not UTF-8"):
+        load_cifar(tmp_path, train=False)
+
+
+@pytest.mark.parametrize("fix_imports", [True, False])
+def test_empty_bytes_are_a_value(fix_imports: bool) -> None:
+    data = pickle.dumps({b"data": b"", b"labels": [b"x"]}, protocol=2, fix_imports=fix_imports)
+    assert b"bytes" in data
+    assert read_pickle(data, "x") == {"data": b"", "labels": [b"x"]}
 
 
 def test_binary_labels_of_cifar_100_are_the_fine_ones() -> None:
@@ -320,6 +364,8 @@ def test_negative_control_those_pickles_do_run_code(name: str, tmp_path: Path) -
     b"\x80\x02cnumpy\nndarray\n}U\x08__init__U\x01xsb.",  # BUILD: attributes for a class
     b"\x80\x02cnumpy\nndarray\nN}U\x0c__setstate__U\x01xs\x86b.",
     b"\x80\x02c_codecs\nencode\nN}U\x07__new__U\x01xs\x86b.",
+    b"\x80\x02c__builtin__\nbytes\nK\x05\x85R.",
+    b"\x80\x02cbuiltins\nbytes\nN}U\x07__new__U\x01xs\x86b.",
     b"\x80\x02c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR.",
     b"\x80\x02cnumpy\nndarray\n)\x81}U\x05stateK\x01sb.",  # an array without a state
     b"\x80\x02}U\x04datacnumpy\nndarray\n)\x81s.",

@@ -122,7 +122,7 @@ GOOD_LISTS: dict[str, tuple[bytes, str | None, list[tuple[str, int]]]] = {
     "several spaces": (b"  a.jpg    3  \n", None, [("a.jpg", 3)]),
     "spaces in paths": (b"two words.jpg 3\n", None, [("two words.jpg", 3)]),
     "delimiter": (b"x,1.jpg,7\ntwo words.jpg, 8\n", ",", [("x,1.jpg", 7), ("two words.jpg", 8)]),
-    "the same image twice": (b"a.jpg 0\na.jpg 1\n", None, [("a.jpg", 0), ("a.jpg", 1)]),
+    "the same image twice": (b"a.jpg 1\n./a.jpg 1\n", None, [("a.jpg", 1), ("./a.jpg", 1)]),
     "dot folder": (b"./a.jpg 0\n", None, [("./a.jpg", 0)]),
 }
 
@@ -147,6 +147,8 @@ BAD_LINES: dict[str, tuple[str, str]] = {
     "missing folder": ("nowhere/c.jpg 1", "nowhere/c.jpg: no such file"),
     "absolute": ("/etc/hostname 1", "the path must stay inside data_dir, got '/etc/hostname'"),
     "escape": ("sub/../../c.jpg 1", "the path must stay inside data_dir"),
+    "digits of another script": ("a.jpg \u0661", "integer of at least 0, got '\u0661'"),
+    "another label": ("./a.jpg 1", "./a.jpg has label 1, but 0 in line 1"),
     "null character in the name": ("a\0.jpg 1", "the path has a null character"),
 }
 
@@ -328,6 +330,8 @@ def test_class_names_file(tmp_path: Path) -> None:
         ("0 cat\n0 dog\n", r":2: id 0 stands twice"),
         ("0 cat\ndog\n", r":2: expected `id name`, got 'dog'"),
         ("0 cat\n1\n", r":2: expected `id name`, got '1'"),
+        (f"0 cat\n{'1' * 5000} dog\n", r":2: expected `id name`, got '1{60}'$"),
+        ("0 cat\n\u0661 dog\n", r":2: expected `id name`"),
         ("0 cat\n2 dog\n", r": expected the ids 0 to 1, once each; got 2 names"),
         ("0 cat\n", r": expected the ids 0 to 1, once each; got 1 names"),
         ("", r"got 0 names"),

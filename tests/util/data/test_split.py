@@ -1,5 +1,7 @@
 """Splitting a folder of one's own: stratified, repeatable, nothing overwritten, and lists that train.py reads."""
 
+import errno
+import os
 import re
 import shlex
 from collections import Counter
@@ -11,7 +13,7 @@ from tests.scripts.run import ROOT, last_error, run
 from train import TrainSettings
 from util.data.dataset import load_split, read_class_names
 from util.data.split import main, split_folder
-from util.errors import DataError, MissingInputError, OutputError, UsageError
+from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError
 from util.settings import parse
 
 
@@ -150,3 +152,25 @@ def test_command_line_ends_with_one_line_and_its_exit_code(tmp_path: Path) -> No
     assert "train on them: python train.py own" in done.stderr
     assert "already there" in last_error(run("util/data/split.py", "own", cwd=tmp_path, code=73, PYTHONPATH=str(ROOT)))
     assert "FOLDER" in last_error(run("util/data/split.py", cwd=tmp_path, code=2, PYTHONPATH=str(ROOT)))
+
+
+def test_a_full_disk_leaves_nothing_and_the_call_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(tmp_path, a=4, b=4)
+    real = Path.write_text
+
+    def full(path: Path, text: str, **options: str) -> int:
+        if "class_names" in path.name:
+            path.touch()
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return real(path, text, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(SaveError, match=r"no list was written: File too large; make room") as caught:
+            main([str(folder)])
+    assert caught.value.exit_code == 74
+    assert {path.name for path in folder.iterdir()} == {"a", "b"}
+    main([str(folder)])
+    assert {path.name for path in folder.iterdir()} == {"a", "b", "train_list.txt", "val_list.txt", "class_names.txt"}

@@ -20,7 +20,7 @@ from matplotlib.text import Text
 from tests.image_results import make_results
 from util.data.dataset import IMAGENET_NAMES, read_class_names
 from util.errors import OutputError, SaveError, UsageError
-from util.evaluation.files import check_output, create_folder, write_text
+from util.evaluation.files import check_whole_output, create_folder, write_text
 from util.evaluation.pictures import (
     draw_calibration,
     draw_confusion,
@@ -147,12 +147,14 @@ def test_what_cannot_be_written_is_refused_before(tmp_path: Path) -> None:
             create_folder(path)
     for output in ("folder.csv", "nowhere/x.csv", "file/x.jsonl"):
         with pytest.raises(OutputError, match=output):
-            check_output(str(tmp_path / output))
+            check_whole_output(str(tmp_path / output))
     for output in ("x", "x.txt", "x.JSONL"):
         with pytest.raises(UsageError, match=r"must end in \.jsonl or \.csv"):
-            check_output(str(tmp_path / output))
+            check_whole_output(str(tmp_path / output))
     (tmp_path / "old.csv").write_text("kept")
-    check_output(str(tmp_path / "old.csv"))
+    check_whole_output(str(tmp_path / "old.csv"))
+    check_whole_output(str(tmp_path / "new.csv"))
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.csv", "old.csv"], "nothing is left by looking"
     assert (tmp_path / "old.csv").read_text() == (tmp_path / "file").read_text() == "kept"
     create_folder(tmp_path / "a" / "b")
     create_folder(tmp_path / "a" / "b")
@@ -266,3 +268,32 @@ def test_names_in_chinese_are_drawn_with_a_font_that_knows_them(
 )
 def test_names_are_drawn_as_they_are_read(name: str, drawn: str) -> None:
     assert short_name(name) == drawn
+
+
+def test_a_report_on_a_full_disk_has_what_fits_and_says_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, make_results(100, 12, seed=1), pictures=False)
+    real = Path.write_text
+
+    def almost_full(path: Path, text: str, **options: Any) -> int:
+        if len(text) > 200:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", almost_full)
+    with pytest.raises(
+        SaveError, match=r"lacks per_class\.csv, confusion\.csv, calibration\.csv: .*No space.*make room"
+    ):
+        write(tmp_path, pictures=False)
+    assert os.listdir(tmp_path) == ["summary.json"], "no table of another model"
+
+
+def test_a_link_stays_one_and_a_device_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").symlink_to("y.csv")
+    write_text(tmp_path / "x.csv", "new")
+    assert (tmp_path / "x.csv").is_symlink()
+    assert (tmp_path / "y.csv").read_text() == "new"
+    (tmp_path / "z.csv").symlink_to("/dev/null")
+    write_text(tmp_path / "z.csv", "new")
+    assert Path("/dev/null").is_char_device()

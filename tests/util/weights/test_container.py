@@ -315,8 +315,8 @@ def test_load_weights_reads_both_kinds_of_file(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_there(tmp_path: Path) -> None:
     save_file({"a": np.ones(1, np.float32)}, tmp_path / "plain.safetensors")
-    write_container(tmp_path / "own.safetensors", {"model/a": np.ones(1)}, {})
-    write_container(tmp_path / "other.safetensors", {"optimizer/a": np.ones(1)}, {})
+    write_container(tmp_path / "own.safetensors", {"model/a": np.ones(1)}, {"a": 1})
+    write_container(tmp_path / "other.safetensors", {"optimizer/a": np.ones(1)}, {"a": 1})
     (tmp_path / "x.pdparams").write_bytes(b"\x80\x04.")
     with pytest.raises(WeightsError, match=r"plain\.safetensors: .*--use_ema"):
         read_weights(tmp_path / "plain.safetensors", use_ema=True)

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from models import create_model
 from tests.reference import images, tensor
 from util.errors import WeightsError
-from util.weights import Loaded, adapt_channels, load_pretrained
+from util.weights import Loaded, adapt_channels, load_pretrained, load_weights
 
 NANO = "cvt_nano_32x32"
 FIRST = "stage0.patch_embed.proj.weight"
@@ -135,3 +135,59 @@ def test_another_resolution_needs_nothing_and_trains(tmp_path: Path) -> None:
         losses.append(float(loss))
     assert losses[-1] < losses[0]
     assert not np.array_equal(values(model)[FIRST], weights[FIRST])
+
+
+# --- heads
+
+
+HEADS: dict[str, dict[str, np.ndarray]] = {
+    "a scalar bias": {"head.bias": np.array(1.0, np.float32)},
+    "a vector for a matrix": {"head.weight": np.ones(5, np.float32)},
+    "no classes": {"head.weight": np.ones((64, 0), np.float32), "head.bias": np.ones(0, np.float32)},
+    "weight and bias of different classes": {"head.bias": np.ones(4, np.float32)},
+}
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_a_damaged_head_is_not_a_head_for_other_classes(case: str, tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "x.safetensors", num_classes=5) | HEADS[case]
+    save_file(weights, tmp_path / "x.safetensors")
+    model = create_model(NANO, num_classes=3)
+    before = values(model)
+    with pytest.raises(WeightsError, match=r"x\.safetensors: damaged: expected head\.weight \[features, classes\]"):
+        load_pretrained(model, tmp_path / "x.safetensors")
+    for name, value in values(model).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_a_head_of_other_features_is_another_model(tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "x.safetensors", num_classes=5)
+    save_file(weights | {"head.weight": np.ones((7, 5), np.float32)}, tmp_path / "x.safetensors")
+    with pytest.raises(WeightsError, match=r"wrong shape \(2\): head\.weight \[7, 5\] instead of"):
+        load_pretrained(create_model(NANO, num_classes=3), tmp_path / "x.safetensors")
+
+
+def test_a_backbone_gets_a_new_head(tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "x.safetensors", num_classes=5)
+    backbone = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    save_file(backbone, tmp_path / "x.safetensors")
+    model = create_model(NANO, num_classes=3)
+    before = values(model)
+    loaded = load_pretrained(model, tmp_path / "x.safetensors")
+    assert loaded == Loaded(["head.weight", "head.bias"], [], headless=True)
+    assert str(loaded) == "; a new head: head.weight, head.bias are not in the file"
+    for name, value in values(model).items():
+        np.testing.assert_array_equal(value, before[name] if name.startswith("head.") else weights[name])
+    with pytest.raises(WeightsError, match=r"missing \(2\): head\.weight, head\.bias"):
+        load_weights(model, tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("lost", ["head.weight", "head.bias", FIRST])
+def test_half_a_head_or_a_backbone_with_gaps_is_refused(lost: str, tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "x.safetensors", num_classes=3)
+    if lost == FIRST:
+        weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    del weights[lost]
+    save_file(weights, tmp_path / "x.safetensors")
+    with pytest.raises(WeightsError, match=rf"missing \(1\): {lost}"):
+        load_pretrained(create_model(NANO, num_classes=3), tmp_path / "x.safetensors")

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from util.errors import (
     WeightsError,
     run_script,
 )
+from util.settings import Parser
 from util.weights import EMA, MODEL, checked_state, peek_checked_state
 from util.weights.container import Container, is_container, read_container, write_container
 
@@ -54,7 +55,9 @@ def collect_checkpoints(names: Sequence[str]) -> list[str]:
         for path in map(Path, found):
             inside = sorted(p for p in path.glob(f"*{SUFFIX}") if not p.name.startswith(".")) if path.is_dir() else []
             if path.is_dir() and not inside:
-                raise MissingInputError(f"{path}: no {SUFFIX} files in this folder")
+                below = next(path.glob(f"*/*{SUFFIX}"), None)
+                advice = "" if below is None else f"; its folders have some, such as {below.parent}"
+                raise MissingInputError(f"{path}: no {SUFFIX} files in this folder{advice}")
             files += map(str, inside) if path.is_dir() else [str(path)]
     return list(dict.fromkeys(files))
 
@@ -256,14 +259,9 @@ def _say(text: str) -> None:
         sys.stdout.flush()
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of the four commands."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m util.checkpoint",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -134,16 +134,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises what argparse would print and exit with, as a UsageError."""
+
     def error(self, message: str) -> typing.NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def _build_parser(
     groups: dict[str, type[Any]], *, description: str, positional: str | None
-) -> tuple[_Parser, dict[str, Any]]:
+) -> tuple[Parser, dict[str, Any]]:
     """Returns the parser and each setting's type. Values stay text here; `convert` gives them their types."""
-    parser = _Parser(
+    parser = Parser(
         usage=f"%(prog)s {'[DATA] ' if positional else ''}[--config YAML] [--SETTING VALUE ...]",
         description=description,
         epilog="every switch --x also has --no_x; none is null",

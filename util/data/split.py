@@ -15,11 +15,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from util.data.dataset import MAX_REPORTED, ImageList, scan_folder
 from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError, run_script
 from util.log import start_logging
+from util.settings import Parser
 
 TRAIN, VAL, NAMES = "train_list.txt", "val_list.txt", "class_names.txt"
 
@@ -116,13 +116,8 @@ def write_split(split: Split, output: Path, *, force: bool) -> None:
                 path.unlink(missing_ok=True)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see --help)")
-
-
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m util.data.split",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -66,7 +66,8 @@ class Outputs:
 
     def _report(self, folder: Path, source: str, task: Task, results: ImageResults, *, figures: dict[str, Any]) -> None:
         if self.several:
-            folder = folder / f"{len(self._rows) + 1:02d}-{Path(source).stem}"
+            path = Path(source).absolute()
+            folder = folder / f"{len(self._rows) + 1:02d}-{path.parent.name}-{path.stem}"
             create_folder(folder)
         summary = {
             "checkpoint": source,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from util.data.preprocessing import Preprocessing
-from util.errors import WeightsError
+from util.errors import MismatchError, WeightsError
 from util.weights.container import is_container, peek_state, read_container, read_plain
 
 if TYPE_CHECKING:
@@ -201,9 +201,12 @@ def load_pretrained(model: "nn.Layer", path: str | Path) -> Loaded:
 
     A head for other classes, or of a file that has none at all (a backbone), keeps its initialisation. A first
     convolution for another number of input channels is made from the file's (`adapt_channels`). Any other difference
-    is a WeightsError, as in `set_weights`.
+    is a WeightsError, as in `set_weights`, or a MismatchError that names the model which the file says it is for.
     """
-    tensors = read_weights(path).tensors
+    weights = read_weights(path)
+    if weights.state:
+        checked_state(weights.state, str(path))
+    tensors = weights.tensors
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     bridged = [name for name in shapes if name in tensors and _can_adapt(tensors[name], shapes[name])]
     adapted = bridged if len(bridged) == 1 else []  # several of them: another model, not other images
@@ -213,13 +216,19 @@ def load_pretrained(model: "nn.Layer", path: str | Path) -> Loaded:
     same_features = "head.weight" in shapes.keys() & tensors.keys() and (
         tensors["head.weight"].shape[0] == shapes["head.weight"][0]
     )
-    new_head = set_weights(
-        model,
-        tensors,
-        source=str(path),
-        replaceable=HEAD if same_features else (),  # of other features: another model, not other classes
-        absent=HEAD if headless else (),
-    )
+    try:
+        new_head = set_weights(
+            model,
+            tensors,
+            source=str(path),
+            replaceable=HEAD if same_features else (),  # of other features: another model, not other classes
+            absent=HEAD if headless else (),
+        )
+    except WeightsError as error:
+        if not weights.state:
+            raise
+        name = weights.state["model"]["name"]
+        raise MismatchError(f"{path} holds {name}, not this model: {error}") from None
     return Loaded(new_head, adapted, headless=headless and bool(new_head))
 
 

@@ -131,7 +131,10 @@ def read_container(path: Path) -> Container:
     text = metadata.get("state", "")
     if _digest(tensors, text) != metadata.get("sha256"):
         raise DamagedFileError(f"{path}: damaged: its content does not have the sha256 that was written with it")
-    return Container(tensors, json.loads(text))
+    try:
+        return Container(tensors, json.loads(text))
+    except (ValueError, RecursionError):
+        raise DamagedFileError(f"{path}: damaged: its state is not JSON") from None
 
 
 def peek_state(path: Path) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def peek_state(path: Path) -> dict[str, Any]:
     try:
         with _opened(path) as file:
             return json.loads((file.metadata() or {}).get("state", "{}"))
-    except (WeightsError, ValueError):
+    except (WeightsError, ValueError, RecursionError):
         return {}
 
 

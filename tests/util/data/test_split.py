@@ -164,7 +164,7 @@ def test_a_full_disk_leaves_nothing_and_the_call_can_be_repeated(
         if "class_names" in path.name:
             path.touch()
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        return real(path, text, **options)  # type: ignore[arg-type]
+        return real(path, text, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)

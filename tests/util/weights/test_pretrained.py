@@ -10,8 +10,9 @@ from paddle import nn
 from safetensors.numpy import save_file
 
 from models import create_model
+from tests.checkpoints import write_checkpoint
 from tests.reference import images, tensor
-from util.errors import WeightsError
+from util.errors import MismatchError, WeightsError
 from util.weights import Loaded, adapt_channels, load_pretrained, load_weights
 
 NANO = "cvt_nano_32x32"
@@ -191,3 +192,10 @@ def test_half_a_head_or_a_backbone_with_gaps_is_refused(lost: str, tmp_path: Pat
     save_file(weights, tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match=rf"missing \(1\): {lost}"):
         load_pretrained(create_model(NANO, num_classes=3), tmp_path / "x.safetensors")
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "nano.safetensors"
+    write_checkpoint(path)
+    with pytest.raises(MismatchError, match=r"holds cvt_nano_32x32, not this model"):
+        load_pretrained(create_model("cvt_nano_32x32", qkv_proj_method="linear"), path)

@@ -96,9 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     log_what_happens(settings, preprocessing, data, state, schedule, log)
     if start is None:
-        found = dry_run(
-            step, data, state, epochs=epochs, schedule=schedule, output=settings.run.output, world=world, log=log
-        )
+        found = dry_run(step, data, state, epochs=epochs, schedule=schedule, run=settings.run, world=world, log=log)
         if world.is_main:
             print(json.dumps(asdict(found)))
         return
@@ -138,6 +136,7 @@ def join_processes(settings: TrainSettings, arithmetic: runtime.Runtime) -> tupl
         settings.on_command_line,
         augment=settings.augment,
         mix=settings.mix,
+        optim=settings.optim,
         precision=settings.precision,
         ema=settings.ema,
         schedule=settings.schedule,
@@ -263,7 +262,7 @@ def build_state(
         drop_path_rate=settings.regularisation.drop_path_rate,
     )
     if path is not None and from_nothing:
-        log.info(f"weights from {path}{load_pretrained(model, path)}")
+        log.info(f"weights from {path}{load_pretrained(model, path, name=str(settings.model.model))}")
     if optim.freeze:
         frozen = freeze(model, optim.freeze)
         log.info(f"frozen by {' '.join(optim.freeze)}: {len(frozen)} tensors")

@@ -77,8 +77,6 @@ WITH: dict[str, list[str]] = {
     "recount_min": ["--recount", "4"],
     "momentum": ["--opt", "momentum"],
     "mixup_mode": ["--mixup", "0.8"],
-    "clip_mode": ["--clip_grad", "1"],
-    "model_ema_warmup": ["--model_ema"],
 }
 
 
@@ -366,9 +364,9 @@ OUT_OF_RANGE: dict[type[Any], list[str]] = {
         "--opt_betas 0.9 -0.1", "--clip_grad 0", "--clip_grad -1", "--update_freq 0", "--use_nesterov",
         "--layer_decay 0", "--layer_decay 1.1", "--opt_eps 1e-6 --opt lion", "--opt_eps 1e-6 --opt sgd",
         "--opt_betas 0.9 0.9 --opt momentum", "--momentum 0.9", "--momentum 0.9 --opt sgd",
-        "--momentum 1 --opt momentum", "--clip_mode agc", "--opt_eps 1e-40",
+        "--momentum 1 --opt momentum", "--opt_eps 1e-40",
     ],
-    options.EmaOptions: ["--model_ema_decay 1", "--model_ema_decay -0.1", "--model_ema_warmup"],
+    options.EmaOptions: ["--model_ema_decay 1", "--model_ema_decay -0.1"],
     options.ScheduleOptions: [
         "--epochs 0", "--epochs 99999999999999999999", "--lr 1e300", "--lr -1", "--lr nan", "--lr inf",
         "--warmup_lr -1", "--min_lr inf", "--warmup_epochs -1", "--cooldown_epochs -1", "--start_epoch -1",

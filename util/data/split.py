@@ -85,7 +85,7 @@ def _draw(path: str, seed: int) -> bytes:
 
 
 def write_split(split: Split, output: Path, *, force: bool) -> None:
-    """Writes the three files to the folder `output`, all or none.
+    """Writes the three files to the folder `output`, none unless all can be written beside their places first.
 
     One that is there already is an OutputError, unless `force`; a full disk is a SaveError.
     """
@@ -94,6 +94,9 @@ def write_split(split: Split, output: Path, *, force: bool) -> None:
         VAL: split.val,
         NAMES: [f"{label} {name}" for label, name in enumerate(split.class_names)],
     }
+    folders = [str(output / name) for name in texts if (output / name).is_dir()]
+    if folders:
+        raise OutputError(f"{', '.join(folders)}: a folder; remove it, or choose another --output")
     there = [str(output / name) for name in texts if os.path.lexists(output / name)]
     if there and not force:
         raise OutputError(f"{', '.join(there)}: already there; --force overwrites, --output DIR writes elsewhere")
@@ -103,7 +106,7 @@ def write_split(split: Split, output: Path, *, force: bool) -> None:
         for name, lines in texts.items():
             beside[name].write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         for name in texts:
-            beside[name].replace(output / name)
+            beside[name].replace((output / name).resolve())  # a link stays one
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise SaveError(

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from logging import Logger
 from pathlib import Path
@@ -106,9 +106,12 @@ class Outputs:
             raise SaveError("; ".join(self._unwritten))
 
     def _write_records(self, output: str) -> None:
-        records = list(chain.from_iterable(self._records))
-        write_whole(Path(output), lambda beside: _write_results(records, beside, output))
-        self.log.info(f"{len(records)} results in {output}")
+        counts: list[int] = []
+        write_whole(
+            Path(output),
+            lambda beside: counts.append(write_results(chain.from_iterable(self._records), str(beside), name=output)),
+        )
+        self.log.info(f"{counts[0]} results in {output}")
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -117,7 +120,3 @@ class Outputs:
             yield
         except (SaveError, OutputError) as error:
             self._unwritten.append(str(error))
-
-
-def _write_results(records: Sequence[ImageRecord], path: Path, name: str) -> None:
-    write_results(records, str(path), name=name)

@@ -50,12 +50,10 @@ class OptimOptions:
         fits = betas is None or self.opt not in ("sgd", "momentum")
         check(fits, "opt_betas", f"none with {self.opt} (--opt_betas none)", betas)
         fits = self.momentum is None or self.opt == "momentum"
-        check(fits, "momentum", f"none with {self.opt} (--opt momentum has it)", self.momentum)
+        check(fits, "momentum", f"none with {self.opt} (--momentum none; --opt momentum has it)", self.momentum)
         decay = self.layer_decay
         check(decay is None or 0.0 < decay <= 1.0, "layer_decay", "in (0, 1]", decay)
         check(self.clip_grad is None or self.clip_grad > 0, "clip_grad", "positive", self.clip_grad)
-        fits = self.clip_grad is not None or self.clip_mode == "norm"
-        check(fits, "clip_mode", "norm while clip_grad is none", self.clip_mode)
         check(1 <= self.update_freq <= 1_000_000, "update_freq", "in [1, 1000000]", self.update_freq)
         check(not self.use_nesterov or self.opt == "momentum", "use_nesterov", "off unless opt is momentum", self.opt)
 
@@ -81,8 +79,6 @@ class EmaOptions:
 
     def __post_init__(self) -> None:
         check(0.0 <= self.model_ema_decay < 1.0, "model_ema_decay", "in [0, 1)", self.model_ema_decay)
-        fits = self.model_ema or not self.model_ema_warmup
-        check(fits, "model_ema_warmup", "off unless model_ema is on", self.model_ema_warmup)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,10 +141,7 @@ def check_state(state: Mapping[str, Any], source: str) -> tuple[Progress, dict[s
         if not isinstance(state["settings"], dict):
             raise ValueError(f"settings {state['settings']!r}")
         progress, scaler = Progress(**state["progress"]), state["scaler"]
-        counts, accuracies = (progress.epoch, progress.update), (progress.best_acc1, progress.best_acc1_ema)
-        if not all(type(n) is int and n >= 0 for n in counts) or not all(
-            isinstance(a, int | float) for a in accuracies
-        ):
+        if progress.epoch < 0 or progress.update < 0:
             raise ValueError(f"progress {progress}")
         if not isinstance(scaler, dict) or (scaler and "scale" not in scaler):
             raise ValueError(f"scaler {scaler!r}")

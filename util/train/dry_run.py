@@ -19,6 +19,7 @@ from util.data.sampler import EvalBatches, TrainBatches
 from util.distributed import World
 from util.errors import NonFiniteLossError
 from util.evaluate import evaluate
+from util.options import RunOptions
 from util.train.checkpoint import TrainState
 from util.train.data import TrainingData
 from util.train.schedule import Schedule
@@ -48,7 +49,7 @@ def dry_run(
     *,
     epochs: range,
     schedule: Schedule,
-    output: str,
+    run: RunOptions,
     world: World,
     log: Logger,
 ) -> Estimate:
@@ -61,7 +62,7 @@ def dry_run(
     [(images, labels, _, _)] = batch
     refuse_bad_images(next(data.epoch(epochs.start))[3])  # the run's first batch, through the loader and its workers
 
-    step_seconds, loss = _time_training(step, data, images, labels, lr=schedule.at(epochs.start))
+    step_seconds, loss = _time_training(step, data, images, labels, epochs=epochs, lr=schedule.at(epochs.start))
     batch, eval_load_seconds = _time_loading(data.val_set, data.val_batches)  # empty with more processes than images
     models = state.models()
     try:
@@ -88,10 +89,13 @@ def dry_run(
         epoch_seconds=epoch_seconds,
         hours=epoch_seconds * len(epochs) / 3600,
         checkpoint_mb=sum(tensor.nbytes for tensor in state.tensors().values()) / 1e6,
-        free_disk_mb=shutil.disk_usage(_existing(Path(output))).free / 1e6,
+        free_disk_mb=shutil.disk_usage(_existing(Path(run.output))).free / 1e6,
     )
     if world.is_main:
         _report(estimate, loss, tested[0].loss, data, epochs, log)
+        copies = 3 + (state.ema is not None) + (run.checkpoint_hist if run.checkpoint_interval else 0)
+        if copies * estimate.checkpoint_mb > estimate.free_disk_mb:
+            log.warning(f"the disk has no room for the {copies} checkpoints that the run keeps or is writing at a time")
     return estimate
 
 
@@ -113,16 +117,18 @@ def _together(compute_seconds: float, load_seconds: float, num_workers: int) -> 
 
 
 def _time_training(
-    step: TrainStep, data: TrainingData, images: Tensor, labels: Tensor, *, lr: float
+    step: TrainStep, data: TrainingData, images: Tensor, labels: Tensor, *, epochs: range, lr: float
 ) -> tuple[float, float]:
     """Trains two updates of one micro-batch; returns the seconds of an iteration of the run and the last loss.
 
-    An iteration is a micro-batch and its share of an update.
+    The first update is mixed as in the last epoch, so that memory holds for a batch that grows when mixing ends; the
+    second, as in the first epoch, is timed. An iteration is a micro-batch and its share of an update. With several
+    processes every micro-batch is counted with the reduction of its gradient, which in a run the last of an update has.
     """
     step.model.train()
-    mixer, rng = data.mixer(0), np.random.default_rng(0)
-    for past_updates in range(2):  # the first one also allocates
-        started = time.perf_counter()
+    rng = np.random.default_rng(0)
+    for past_updates, epoch in enumerate((epochs[-1], epochs.start)):
+        mixer, started = data.mixer(epoch), time.perf_counter()
         loss = step.accumulate(*mixer(images, labels, rng), group_size=1, last=True)
         _wait(loss)
         accumulated = time.perf_counter()
@@ -172,6 +178,4 @@ def _report(
         f"{timedelta(hours=found.hours) - timedelta(hours=found.hours) % timedelta(seconds=1)}"
     )
     log.info(f"a checkpoint takes {found.checkpoint_mb:,.0f} MB; {found.free_disk_mb:,.0f} MB are free")
-    if 3 * found.checkpoint_mb > found.free_disk_mb:
-        log.warning("the disk has no room for the newest and the best checkpoint, and one that is being written")
     log.info("nothing was written; without --dry_run the training begins")

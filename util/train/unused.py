@@ -1,6 +1,14 @@
 """Settings that were asked for and change nothing, because of another one."""
 
-from util.options import AugmentOptions, EmaOptions, MixOptions, PrecisionOptions, RunOptions, ScheduleOptions
+from util.options import (
+    AugmentOptions,
+    EmaOptions,
+    MixOptions,
+    OptimOptions,
+    PrecisionOptions,
+    RunOptions,
+    ScheduleOptions,
+)
 
 
 def unused_settings(
@@ -8,6 +16,7 @@ def unused_settings(
     *,
     augment: AugmentOptions,
     mix: MixOptions,
+    optim: OptimOptions,
     precision: PrecisionOptions,
     ema: EmaOptions,
     schedule: ScheduleOptions,
@@ -33,7 +42,8 @@ def unused_settings(
         "mixup or cutmix": (mixes, ("mixup_prob", "mixup_mode", "mixup_off_epoch")),
         "mixup and cutmix": (both, ("mixup_switch_prob",)),
         "amp": (precision.amp, ("amp_level", "amp_dtype")),
-        "model_ema": (ema.model_ema, ("model_ema_decay",)),
+        "model_ema": (ema.model_ema, ("model_ema_decay", "model_ema_warmup")),
+        "clip_grad": (optim.clip_grad is not None, ("clip_mode",)),
         "sched cosine or poly": (schedule.sched in ("cosine", "poly"), ("min_lr",)),
         "sched step": (schedule.sched == "step", ("decay_epochs",)),
         "sched multistep": (schedule.sched == "multistep", ("decay_milestones",)),

@@ -196,12 +196,12 @@ class Loaded:
         return head + (f"; for another number of channels: {', '.join(self.adapted)}" if self.adapted else "")
 
 
-def load_pretrained(model: "nn.Layer", path: str | Path) -> Loaded:
+def load_pretrained(model: "nn.Layer", path: str | Path, *, name: str | None = None) -> Loaded:
     """Loads weights to start from.
 
     A head for other classes, or of a file that has none at all (a backbone), keeps its initialisation. A first
     convolution for another number of input channels is made from the file's (`adapt_channels`). Any other difference
-    is a WeightsError, as in `set_weights`, or a MismatchError that names the model which the file says it is for.
+    is a WeightsError, as in `set_weights`; a MismatchError if the file says that it is for another model than `name`.
     """
     weights = read_weights(path)
     if weights.state:
@@ -225,10 +225,10 @@ def load_pretrained(model: "nn.Layer", path: str | Path) -> Loaded:
             absent=HEAD if headless else (),
         )
     except WeightsError as error:
-        if not weights.state:
+        saved = weights.state.get("model", {}).get("name")
+        if None in (saved, name) or saved == name:
             raise
-        name = weights.state["model"]["name"]
-        raise MismatchError(f"{path} holds {name}, not this model: {error}") from None
+        raise MismatchError(f"{path} holds {saved}, whose weights are not those of {name}: {error}") from None
     return Loaded(new_head, adapted, headless=headless and bool(new_head))
 
 

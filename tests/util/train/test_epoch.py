@@ -63,6 +63,7 @@ def test_updates_are_counted_over_the_run_and_get_the_scheduled_rate(t_in_epochs
         world=ONE,
     )
     assert step.groups == [(2, False), (2, True), (2, False), (2, True), (1, True)]
+    smooth = Schedule(ScheduleOptions(epochs=9), images_per_update=4)
     parts = (0, 0, 0) if t_in_epochs else (0, 1 / 3, 2 / 3)
     assert [number for _, number in step.updates] == [18, 19, 20]
-    assert [lr for lr, _ in step.updates] == pytest.approx([schedule.at(6 + part) for part in parts], rel=1e-12)
+    assert [lr for lr, _ in step.updates] == pytest.approx([smooth.at(6 + part) for part in parts], rel=1e-12)

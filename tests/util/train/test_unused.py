@@ -5,11 +5,20 @@ from typing import Any
 
 import pytest
 
-from util.options import AugmentOptions, EmaOptions, MixOptions, PrecisionOptions, RunOptions, ScheduleOptions
+from util.options import (
+    AugmentOptions,
+    EmaOptions,
+    MixOptions,
+    OptimOptions,
+    PrecisionOptions,
+    RunOptions,
+    ScheduleOptions,
+)
 from util.train.unused import unused_settings
 
 GROUPS = {
-    "augment": AugmentOptions, "mix": MixOptions, "precision": PrecisionOptions, "ema": EmaOptions,
+    "augment": AugmentOptions, "mix": MixOptions, "optim": OptimOptions, "precision": PrecisionOptions,
+    "ema": EmaOptions,
     "schedule": ScheduleOptions, "run": RunOptions,
 }  # fmt: skip
 
@@ -26,6 +35,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mixup_off_epoch": ({"mixup": 0.8, "mixup_off_epoch": 300}, {"mixup": 0.8, "mixup_off_epoch": 299}),
     "amp_level": ({}, {"amp": True}),
     "model_ema_decay": ({}, {"model_ema": True}),
+    "model_ema_warmup": ({}, {"model_ema": True}),
+    "clip_mode": ({}, {"clip_grad": 1.0}),
     "min_lr": ({"sched": "step"}, {"sched": "poly"}),
     "decay_epochs": ({"sched": "multistep"}, {"sched": "step"}),
     "decay_milestones": ({}, {"sched": "multistep"}),

@@ -197,5 +197,9 @@ def test_half_a_head_or_a_backbone_with_gaps_is_refused(lost: str, tmp_path: Pat
 def test_a_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
     path = tmp_path / "nano.safetensors"
     write_checkpoint(path)
-    with pytest.raises(MismatchError, match=r"holds cvt_nano_32x32, not this model"):
-        load_pretrained(create_model("cvt_nano_32x32", qkv_proj_method="linear"), path)
+    other = create_model("cvt_nano_32x32", qkv_proj_method="linear")
+    with pytest.raises(MismatchError, match=r"holds cvt_nano_32x32, whose weights are not those of cvt_13_224x224"):
+        load_pretrained(other, path, name="cvt_13_224x224")
+    with pytest.raises(WeightsError, match="does not fit the model") as caught:
+        load_pretrained(other, path, name="cvt_nano_32x32")
+    assert not isinstance(caught.value, MismatchError)

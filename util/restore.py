@@ -26,13 +26,17 @@ class Trained:
     class_names: list[str]  # what to call the classes
 
 
+class UnnamedModelError(UsageError):
+    """Neither the weights file nor `--model` says which model it is."""
+
+
 def _choose_name(option: str | None, weights: LoadedWeights, source: str) -> str:
     saved = weights.state.get("model", {}).get("name")
     if option is not None and saved is not None and option != saved:
         raise MismatchError(f"{source} holds {saved}, not {option}; use --model {saved} or leave it out")
     name = option or saved
     if name is None:
-        raise UsageError(f"{source} does not say which model it is for; name it with --model")
+        raise UnnamedModelError(f"{source} does not say which model it is for; name it with --model")
     return name
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
+from safetensors.numpy import save_file
 
 from eval import main
 from tests.checkpoints import PREPROCESS, write_checkpoint
@@ -297,10 +298,10 @@ def test_several_checkpoints_of_which_one_is_damaged(
     damaged = bytearray(Path("run/a.safetensors").read_bytes())
     damaged[-50] ^= 1
     Path("damaged.safetensors").write_bytes(damaged)
-    names = ["run/b.safetensors", "large/*", "damaged.safetensors", "run"]
-    with pytest.raises(
-        WeightsError, match=r"2 of 5 checkpoints were not evaluated: large/other\.safetensors, damaged\.safetensors"
-    ):
+    save_file({"a": np.zeros(3, np.float32)}, "foreign.safetensors")
+    names = ["run/b.safetensors", "large/*", "damaged.safetensors", "foreign.safetensors", "run"]
+    failed = "large/other.safetensors, damaged.safetensors, foreign.safetensors"
+    with pytest.raises(WeightsError, match=re.escape(f"3 of 6 checkpoints were not evaluated: {failed}")):
         evaluate("--checkpoints", *names, "--report", "all", "--output", "all.jsonl")
     said = capsys.readouterr()
     found = [json.loads(line) for line in said.out.splitlines()]
@@ -322,13 +323,14 @@ def test_several_checkpoints_of_which_one_is_damaged(
         done[1],
         "large/other.safetensors",
         "damaged.safetensors",
+        "foreign.safetensors",
         done[2],
     ]
-    assert [bool(row["error"]) for row in rows] == [False, False, True, True, False]
+    assert [bool(row["error"]) for row in rows] == [False, False, True, True, True, False]
     assert [float(row["top1"]) for row in rows if row["top1"]] == pytest.approx([f["top1"] for f in found], abs=1e-4)
-    assert [row["update"] for row in rows] == ["7", "7", "", "", "7"]
-    assert Path("all/checkpoints.md").read_text().count("\n") == 7
-    assert {p.name for p in Path("all").iterdir() if p.is_dir()} == {"01-run-b", "02-large-c", "05-run-a"}
+    assert [row["update"] for row in rows] == ["7", "7", "", "", "", "7"]
+    assert Path("all/checkpoints.md").read_text().count("\n") == 8
+    assert {p.name for p in Path("all").iterdir() if p.is_dir()} == {"01-run-b", "02-large-c", "06-run-a"}
     records = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
     assert [r["checkpoint"] for r in records] == [name for name in done for _ in range(21)]
     assert [r["file_name"] for r in records] == place.files * 3

@@ -20,7 +20,7 @@ from util.evaluation.results import ImageResults
 from util.evaluation.statistics import calibration
 from util.evaluation.views import MirrorMean, Restricted
 from util.options import DataOptions, EvalOptions, LoaderOptions
-from util.restore import Trained
+from util.restore import Trained, UnnamedModelError
 from util.weights.container import is_container
 
 
@@ -87,7 +87,7 @@ def agree(prepare: Callable[[], Task], world: World) -> Task:
     task, reason = None, ""
     try:
         task = prepare()
-    except (WeightsError, MismatchError, UntrustedFileError) as error:
+    except (WeightsError, MismatchError, UntrustedFileError, UnnamedModelError) as error:
         reason = str(error)
     except ValueError as error:  # `models` has its own errors, such as for an unknown name
         if isinstance(error, UserError) or getattr(error, "exit_code", None) is None:

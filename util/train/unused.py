@@ -33,13 +33,15 @@ def unused_settings(
     needs: dict[str, tuple[bool, tuple[str, ...]]] = {
         "aug (it is off)": (augment.aug, (
             "train_crop_mode", "scale", "ratio", "train_interpolation", "hflip", "vflip", "color_jitter",
-            "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob", "aa", "reprob",
+            "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob", "aa", "reprob", "remode", "recount",
+            "recount_min", "rearea",
         )),
         "train_crop_mode rrc": (augment.train_crop_mode == "rrc", ("scale", "ratio")),
         "color_jitter above 0, and no aa but 3a": (jitters, ("color_jitter_prob",)),
         "no aa but 3a": (augment.aa is None or augment.aa.startswith("3a"), ("color_jitter",)),
         "reprob above 0": (augment.reprob > 0, ("remode", "recount", "recount_min", "rearea")),
         "mixup or cutmix": (mixes, ("mixup_prob", "mixup_mode", "mixup_off_epoch")),
+        "no cutmix_minmax, which replaces it": (mix.cutmix_minmax is None, ("cutmix",)),
         "mixup and cutmix": (both, ("mixup_switch_prob",)),
         "amp": (precision.amp, ("amp_level", "amp_dtype")),
         "model_ema": (ema.model_ema, ("model_ema_decay", "model_ema_warmup")),
@@ -54,13 +56,10 @@ def unused_settings(
         "checkpoint_interval above 0": (run.checkpoint_interval > 0, ("checkpoint_hist",)),
         "log_wandb": (run.log_wandb, ("wandb_project",)),
     }  # fmt: skip
-    lines = [
-        f"--{name} has no effect: it needs {need}"
-        for need, (is_met, names) in needs.items()
-        if not is_met
-        for name in names
-        if name in given
-    ]
+    unmet = {
+        name: need for need, (is_met, names) in reversed(needs.items()) if not is_met for name in names if name in given
+    }
+    lines = [f"--{name} has no effect: it needs {need}" for name, need in unmet.items()]
     end = schedule.epochs + schedule.cooldown_epochs
     if mixes and "mixup_off_epoch" in given and mix.mixup_off_epoch >= end:
         lines.append(f"--mixup_off_epoch {mix.mixup_off_epoch} has no effect: the run has {end} epochs")

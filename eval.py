@@ -19,6 +19,7 @@ from util.checkpoint import collect_checkpoints
 from util.errors import NonFiniteLossError, UsageError, WeightsError, run_script
 from util.restore import chosen_weights, restore
 from util.settings import Settings, parse
+from util.weights.sources import list_if_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +39,14 @@ class EvalSettings(Settings):
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings = parse(EvalSettings, argv, description=__doc__ or "", positional="data_dir")
+    if list_if_asked(settings.weights.pretrained):
+        return
     several = bool(settings.evaluation.checkpoints)
     sources = choose_weights(settings)
     arithmetic = runtime.start(settings.threads.cpu_threads)
 
     # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
-    from models import create_model, model_defaults
+    import models
     from util import distributed
     from util.evaluation.outputs import Outputs
     from util.evaluation.task import Task, agree, check_opens, make_task, run_task
@@ -64,9 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             settings.preprocess,
             use_ema=settings.ema.use_ema,
             names_file=settings.names.class_names,
-            create_model=create_model,
-            model_defaults=model_defaults,
+            registry=models,
         )
+        for note in trained.notes:
+            log.info(note)
         return make_task(trained, settings.data, settings.evaluation)
 
     # One of several checkpoints that cannot be used does not keep the others from being evaluated.

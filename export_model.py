@@ -12,6 +12,7 @@ from pathlib import Path
 from util import options, runtime
 from util.errors import UsageError, run_script
 from util.settings import Settings, parse
+from util.weights.sources import list_if_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class ExportSettings(Settings):
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings = parse(ExportSettings, argv, description=__doc__ or "")
+    if list_if_asked(settings.weights.pretrained):
+        return
     if settings.export.output is None:
         raise UsageError("no output: name the folder for the exported files with --output")
     arithmetic = runtime.start(settings.threads.cpu_threads)
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
     import paddle
 
-    from models import create_model, model_defaults
+    import models
     from util import distributed
     from util.deploy.bundle import Manifest
     from util.deploy.export import export
@@ -49,11 +52,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings.preprocess,
         use_ema=settings.ema.use_ema,
         names_file=settings.names.class_names,
-        create_model=create_model,
-        model_defaults=model_defaults,
+        registry=models,
     )
+    for note in trained.notes:
+        log.info(note)
     channels, height, width = trained.preprocessing.input_size
     open_size = settings.export.dynamic_size
+    if open_size and trained.model.position_tables():
+        raise UsageError(
+            f"--dynamic_size: {trained.name} has a position for each patch of images of {height} x {width}; leave it out, "
+            "and export once for each --input_size"
+        )
     manifest = Manifest(
         model=trained.name,
         input_shape=(None, channels, None, None) if open_size else (None, channels, height, width),
@@ -62,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         class_names=tuple(trained.class_names),
         preprocess=trained.preprocessing.to_plain(),
         sha256={},
+        numerics=trained.model.numerics(),
         versions={"paddle": paddle.__version__},
     )
     folder = Path(settings.export.output)

@@ -13,6 +13,7 @@ from util.data.images import ImageError
 from util.errors import UsageError, run_script
 from util.prediction import collect_inputs, predict_files, refuse_unreadable, write_predictions
 from util.settings import Settings, parse
+from util.weights.sources import list_if_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class PredictSettings(Settings):
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings = parse(PredictSettings, argv, description=__doc__ or "")
+    if list_if_asked(settings.weights.pretrained):
+        return
     if not settings.predict.infer_imgs:
         raise UsageError("no images: name files, folders, globs or @list.txt with --infer_imgs")
     files = collect_inputs(settings.predict.infer_imgs)
@@ -39,11 +42,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     import numpy as np
     import paddle
 
-    from models import create_model, model_defaults
+    import models
     from util import distributed
+    from util.log import start_logging
     from util.restore import chosen_weights, restore
 
     # Weights, and what they say about preprocessing and classes
+    log = start_logging(is_main=True)
     distributed.start(settings.device.device)
     trained = restore(
         chosen_weights(settings.weights, settings.on_command_line),
@@ -51,9 +56,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings.preprocess,
         use_ema=settings.ema.use_ema,
         names_file=settings.names.class_names,
-        create_model=create_model,
-        model_defaults=model_defaults,
+        registry=models,
     )
+
+    for note in trained.notes:
+        log.info(note)
 
     @paddle.no_grad()
     def forward(images: np.ndarray) -> np.ndarray:

@@ -16,8 +16,11 @@ from util import options, runtime
 from util.data.preprocessing import Preprocessing, resolve_preprocessing
 from util.errors import UsageError, run_script
 from util.settings import Settings, parse, to_plain
+from util.weights.sources import list_if_asked
 
 if TYPE_CHECKING:
+    from paddle import nn
+
     from util.distributed import World
     from util.train.checkpoint import TrainState
     from util.train.data import TrainingData
@@ -52,6 +55,8 @@ class TrainSettings(Settings):
 def main(argv: Sequence[str] | None = None) -> None:
     # Settings. What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
     settings = parse(TrainSettings, argv, description=__doc__ or "", positional="data_dir")
+    if list_if_asked(settings.weights.pretrained):
+        return
     name = settings.model.model
     if name is None:
         raise UsageError("no model: name one with --model, or give a recipe with --config")
@@ -59,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError("--dry_run is about a new run; leave out --resume")
     arithmetic = runtime.start(settings.threads.cpu_threads)
 
-    from models import model_defaults
+    from models import canonical_name, model_defaults
     from util.evaluate import evaluate
     from util.log import log_to_file
     from util.train.dry_run import dry_run
@@ -70,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from util.train.step import TrainStep
 
     # Device, processes, data
+    name = canonical_name(name)
+    settings = replace(settings, model=replace(settings.model, model=name))
     settings, world, log = join_processes(settings, arithmetic)
     preprocessing = resolve_preprocessing(settings.preprocess, model_defaults(name))
     data = load_data(settings, preprocessing, world)
@@ -249,7 +256,6 @@ def build_state(
     from util.train.freeze import freeze
     from util.train.optim import create_optimizer
     from util.train.precision import make_scaler
-    from util.weights import load_pretrained
 
     optim, path = settings.optim, settings.weights.pretrained
     paddle.seed(settings.run.seed)  # the same on every process
@@ -262,7 +268,7 @@ def build_state(
         drop_path_rate=settings.regularisation.drop_path_rate,
     )
     if path is not None and from_nothing:
-        log.info(f"weights from {path}{load_pretrained(model, path, name=str(settings.model.model))}")
+        load_start(model, path, name=str(settings.model.model), preprocessing=preprocessing, log=log)
     if optim.freeze:
         frozen = freeze(model, optim.freeze)
         log.info(f"frozen by {' '.join(optim.freeze)}: {len(frozen)} tensors")
@@ -279,6 +285,23 @@ def build_state(
         scaler=make_scaler(settings.precision),
         progress=Progress(),
     )
+
+
+def load_start(model: "nn.Layer", wanted: str, *, name: str, preprocessing: Preprocessing, log: Logger) -> None:
+    """Loads the weights of `--pretrained`, a file's path or a published name, and logs what was not as in the file."""
+    from util.weights import load_pretrained
+    from util.weights.download import find_weights
+
+    path, published = find_weights(wanted)
+    loaded = load_pretrained(model, path, name=name)
+    log.info(f"weights from {wanted}{loaded}")
+    seen = loaded.preprocess | ({} if published is None else dict(published.preprocess))
+    for field in ("mean", "std"):
+        if field in seen and tuple(seen[field]) != getattr(preprocessing, field):
+            log.warning(
+                f"{wanted} was trained with {field} {list(seen[field])}, this run uses "
+                f"{list(getattr(preprocessing, field))}; --{field} {' '.join(map(str, seen[field]))} keeps it"
+            )
 
 
 def log_what_happens(

@@ -17,7 +17,19 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from models.layers import DropPath, Mlp, ScaledDotProduct, normal_, recompute_block, uniform_fan_in_
+from models.layers import (
+    DropPath,
+    Mlp,
+    ScaledDotProduct,
+    map_to_tokens,
+    merge_heads,
+    normal_,
+    quick_gelu,
+    recompute_block,
+    split_heads,
+    tokens_to_map,
+    uniform_fan_in_,
+)
 from models.registry import ModelInfo, register_model
 
 ProjectionMethod = Literal["dw_bn", "avg", "linear"]
@@ -35,17 +47,6 @@ class Stage:
     patch_padding: int = 1
     mlp_ratio: float = 4.0
     cls_token: bool = False
-
-
-def map_to_tokens(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H W, C)."""
-    return x.flatten(2).transpose([0, 2, 1])
-
-
-def tokens_to_map(x: Tensor, height: int, width: int) -> Tensor:
-    """(B, H W, C) -> (B, C, H, W)."""
-    # 0 copies the batch axis: a literal shape, which the static graphs keep free of shape arithmetic
-    return x.transpose([0, 2, 1]).reshape([0, x.shape[2], height, width])
 
 
 class ConvEmbed(nn.Layer):
@@ -137,17 +138,13 @@ class Attention(nn.Layer):
             y = tokens if conv_proj is None else map_to_tokens(conv_proj(image))
             if cls_token is not None:
                 y = paddle.concat([cls_token, y], axis=1)
-            return self._split_heads(proj(y))
+            return split_heads(proj(y), self.num_heads)
 
         q = project(self.conv_proj_q, self.proj_q)  # (B, h, T, d)
         k = project(self.conv_proj_k, self.proj_k)  # (B, h, S, d)
         v = project(self.conv_proj_v, self.proj_v)  # (B, h, S, d)
-        x = self.attend(q, k, v).transpose([0, 2, 1, 3]).flatten(2)  # (B, h, T, d) -> (B, T, C)
+        x = merge_heads(self.attend(q, k, v))  # (B, h, T, d) -> (B, T, C)
         return self.proj_drop(self.proj(x))
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        head_dim = x.shape[2] // self.num_heads
-        return x.reshape([0, 0, self.num_heads, head_dim]).transpose([0, 2, 1, 3])  # (B, T, C) -> (B, h, T, d)
 
 
 class Block(nn.Layer):
@@ -167,7 +164,7 @@ class Block(nn.Layer):
         self.norm1 = nn.LayerNorm(dim)
         self.attn = Attention(stage, method=method, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * stage.mlp_ratio), drop_rate)
+        self.mlp = Mlp(dim, int(dim * stage.mlp_ratio), drop_rate, quick_gelu)
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -285,6 +282,14 @@ class CvT(nn.Layer):
             layers.append((f"stage{i}.patch_embed", f"stage{i}.cls_token"))
             layers += [(f"stage{i}.blocks.{j}",) for j in range(len(getattr(self, f"stage{i}").blocks))]
         return [*layers, ("norm", "head")]
+
+    def position_tables(self) -> dict[str, tuple[int, tuple[int, int]]]:
+        """Returns no tables of positions: CvT has none, and takes images of any size."""
+        return {}
+
+    def numerics(self) -> dict[str, str | float]:
+        """Returns nothing: every implementation whose weights are known here computes CvT alike."""
+        return {}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes each block in the backward pass instead of keeping its activations; only in training."""

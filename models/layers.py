@@ -1,10 +1,11 @@
 """Building blocks that two or more families share.
 
-B batch, N tokens, C channels, h heads, d head dim, T query tokens, S key tokens.
+B batch, N tokens, C channels, H W token grid, h heads, d head dim, T query tokens, S key tokens.
 """
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 
 import paddle
 import paddle.nn.functional as F
@@ -18,6 +19,51 @@ def quick_gelu(x: Tensor) -> Tensor:
     Written through `silu` because `F.sigmoid` cannot be exported to the `.pdmodel` format.
     """
     return F.silu(1.702 * x) / 1.702
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Returns x * Phi(x), the exact GELU (arXiv 1606.08415); any shape.
+
+    In exports it is written out, because `F.gelu` cannot be exported to the `.pdmodel` format.
+    """
+    if paddle.in_dynamic_mode():
+        return F.gelu(x)
+    return 0.5 * x * (1.0 + paddle.erf(x / math.sqrt(2.0)))
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """Returns GELU's approximation x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (arXiv 1606.08415); any shape.
+
+    In exports through `silu`, because `paddle.tanh` cannot be exported to `.pdmodel`: (1 + tanh u)/2 = sigmoid(2u).
+    """
+    if paddle.in_dynamic_mode():
+        return F.gelu(x, approximate=True)
+    slope = 2.0 * math.sqrt(2.0 / math.pi) * (1.0 + 0.044715 * x * x)  # 2u / x, never 0
+    return F.silu(slope * x) / slope
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "gelu_tanh": gelu_tanh}
+
+
+def map_to_tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H W, C)."""
+    return x.flatten(2).transpose([0, 2, 1])
+
+
+def tokens_to_map(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, H W, C) -> (B, C, H, W)."""
+    # 0 copies the batch axis: a literal shape, which the static graphs keep free of shape arithmetic
+    return x.transpose([0, 2, 1]).reshape([0, x.shape[2], height, width])
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, N, C) -> (B, h, N, d)."""
+    return x.reshape([0, 0, num_heads, x.shape[2] // num_heads]).transpose([0, 2, 1, 3])
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, h, N, d) -> (B, N, C)."""
+    return x.transpose([0, 2, 1, 3]).flatten(2)
 
 
 class DropPath(nn.Layer):
@@ -36,23 +82,24 @@ class DropPath(nn.Layer):
 
 
 class Mlp(nn.Layer):
-    """Two linear maps with QuickGELU between them, (B, N, C) -> (B, N, C)."""
+    """Two linear maps with an activation between them, (B, N, C) -> (B, N, C)."""
 
-    def __init__(self, dim: int, hidden_dim: int, drop_rate: float) -> None:
+    def __init__(self, dim: int, hidden_dim: int, drop_rate: float, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
+        self.activation = activation
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.drop(quick_gelu(self.fc1(x)))
+        x = self.drop(self.activation(self.fc1(x)))
         return self.drop(self.fc2(x))
 
 
-class ScaledDotProduct(nn.Layer):
-    """softmax(scale q k^T) v: q (B, h, T, d), k and v (B, h, S, d) -> (B, h, T, d).
+class AttentionProduct(nn.Layer):
+    """The two products of attention, without parameters: q (B, h, T, d), k and v (B, h, S, d) -> (B, h, T, d).
 
-    A layer of its own, without parameters, so that the MAC counter sees the shapes of both products.
+    A layer of its own, so that the MAC counter sees the shapes. What is done with the map is the subclass's.
     """
 
     def __init__(self, scale: float, drop_rate: float) -> None:
@@ -60,10 +107,37 @@ class ScaledDotProduct(nn.Layer):
         self.scale = scale
         self.drop = nn.Dropout(drop_rate)
 
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """Returns the map softmax(scale q k^T), (B, h, T, S); each row sums to 1."""
+        return F.softmax((q * self.scale) @ k.transpose([0, 1, 3, 2]), axis=-1)  # (B, h, T, d) @ (B, h, d, S)
+
+    def fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Returns softmax(scale q k^T) v from one operator, which keeps no map and has its softmax in float32."""
+        # the operator scales by d ** -0.5, and its flash kernel takes no other scale
+        q = q * (self.scale * math.sqrt(q.shape[3]))
+        x = F.scaled_dot_product_attention(
+            *(t.transpose([0, 2, 1, 3]) for t in (q, k, v)),  # (B, h, N, d) -> (B, N, h, d)
+            dropout_p=self.drop.p,
+            training=self.training,
+        )
+        return x.transpose([0, 2, 1, 3])  # (B, T, h, d) -> (B, h, T, d)
+
+
+class ScaledDotProduct(AttentionProduct):
+    """softmax(scale q k^T) v: q (B, h, T, d), k and v (B, h, S, d) -> (B, h, T, d)."""
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        attn = (q * self.scale) @ k.transpose([0, 1, 3, 2])  # (B, h, T, d) @ (B, h, d, S) -> (B, h, T, S)
-        attn = self.drop(F.softmax(attn, axis=-1))
-        return attn @ v  # (B, h, T, S) @ (B, h, S, d) -> (B, h, T, d)
+        if can_fuse(q):
+            return self.fused(q, k, v)
+        return self.drop(self.scores(q, k)) @ v  # (B, h, T, S) @ (B, h, S, d) -> (B, h, T, d)
+
+
+def can_fuse(x: Tensor) -> bool:
+    """Whether attention on x goes through Paddle's fused operator: on a GPU, and not while a program is written.
+
+    On a CPU that operator is the plain product, no faster; `.pdmodel` programs cannot hold it.
+    """
+    return paddle.in_dynamic_mode() and x.place.is_gpu_place()
 
 
 def recompute_block(block: nn.Layer, x: Tensor, sizes: tuple[int, ...] = ()) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 
-from models.layers import ScaledDotProduct
+from models.layers import AttentionProduct
 
 
 def count_parameters(model: nn.Layer) -> int:
@@ -28,14 +28,14 @@ def _linear_macs(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> int:
 
 
 def _attention_macs(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> int:
-    q, k, _ = inputs  # (1, h, T, d), (1, h, S, d)
+    q, k, *_ = inputs  # (1, h, T, d), (1, h, S, d)
     return 2 * q.size * k.shape[2]  # T S d for the scores and as much for the weighted sum, each head
 
 
 _COUNTERS: dict[type[nn.Layer], Callable[[Any, tuple[Tensor, ...], Tensor], int]] = {
     nn.Conv2D: _conv_macs,
     nn.Linear: _linear_macs,
-    ScaledDotProduct: _attention_macs,
+    AttentionProduct: _attention_macs,
 }
 
 
@@ -48,9 +48,10 @@ def count_macs(model: nn.Layer, input_size: tuple[int, int, int]) -> int:
 
     def hook(layer: nn.Layer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        total += _COUNTERS[type(layer)](layer, inputs, output)
+        total += next(count for kind, count in _COUNTERS.items() if isinstance(layer, kind))(layer, inputs, output)
 
-    handles = [layer.register_forward_post_hook(hook) for layer in model.sublayers() if type(layer) in _COUNTERS]
+    counted: list[Any] = [layer for layer in model.sublayers() if isinstance(layer, tuple(_COUNTERS))]
+    handles = [layer.register_forward_post_hook(hook) for layer in counted]
     training = model.training
     model.eval()
     with paddle.no_grad():

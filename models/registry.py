@@ -40,18 +40,23 @@ class _Entry:
 
 
 _ENTRIES: dict[str, _Entry] = {}
+_SPELLINGS: dict[str, str] = {}  # other spellings -> name
 
 
 def register_model(
-    family: type[nn.Layer], info: ModelInfo
+    family: type[nn.Layer], info: ModelInfo, *, spellings: tuple[str, ...] = ()
 ) -> Callable[[Callable[[], dict[str, Any]]], Callable[[], dict[str, Any]]]:
-    """Registers a variant: a function named as the model that returns the family's arguments that differ."""
+    """Registers a variant: a function named as the model that returns the family's arguments that differ.
+
+    spellings: other ways to write the name, which `canonical_name` understands.
+    """
 
     def add(variant: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
         name = variant.__name__
-        if name in _ENTRIES:
+        if any(n in _ENTRIES or n in _SPELLINGS for n in (name, *spellings)):
             raise ValueError(f"model {name!r} is registered twice")
         _ENTRIES[name] = _Entry(family, variant, info)
+        _SPELLINGS.update(dict.fromkeys(spellings, name))
         return variant
 
     return add
@@ -66,7 +71,13 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_ENTRIES, pattern), key=_natural_key)
 
 
+def canonical_name(name: str) -> str:
+    """Returns the name as `list_models` has it, for any accepted spelling; other names are returned as they are."""
+    return _SPELLINGS.get(name, name)
+
+
 def _entry(name: str) -> _Entry:
+    name = canonical_name(name)
     if name not in _ENTRIES:
         near = list_models(f"{name}*")[:1] or difflib.get_close_matches(name, _ENTRIES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -29,10 +29,12 @@ from util.errors import (
     run_script,
 )
 from util.settings import Parser
-from util.weights import EMA, MODEL, checked_state, peek_checked_state
+from util.weights import EMA, MODEL
 from util.weights.container import Container, is_container, read_container, write_container
+from util.weights.state import checked_state, peek_checked_state
 
-KEPT = ("model", "preprocess", "classes", "versions")  # of a checkpoint's state; `settings`, to resume, are not
+# of a checkpoint's state; `settings`, to resume, are not
+KEPT = ("model", "preprocess", "classes", "numerics", "versions")
 SUFFIX = ".safetensors"
 COLUMNS = ("checkpoint", "model", "classes", "epoch", "update", "best top-1", "MB", "verified")
 
@@ -180,8 +182,8 @@ def strip(file: str, *, ema: bool, output: str) -> None:
 def _differences(first: Container, other: Container) -> list[str]:
     """Returns in what two checkpoints differ that must be equal to average their weights."""
     found = []
-    for what in ("model", "preprocess", "classes"):
-        ours, theirs = first.state[what], other.state[what]
+    for what in ("model", "preprocess", "classes", "numerics"):
+        ours, theirs = first.state.get(what, {}), other.state.get(what, {})
         found += [
             f"{what} {key}: {_brief(ours.get(key))} and {_brief(theirs.get(key))}"
             for key in sorted(ours.keys() | theirs.keys())

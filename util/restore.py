@@ -1,17 +1,33 @@
 """From a weights file to a model that is ready to use, for eval, predict and export."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from util.data.dataset import readable_names
 from util.data.preprocessing import Preprocessing, resolve_preprocessing
 from util.errors import MismatchError, UsageError, WeightsError
 from util.options import ModelOptions, PreprocessOptions, WeightsOptions
-from util.weights import LoadedWeights, checked_state, read_weights, set_weights
+from util.weights import LoadedWeights, read_weights, set_numerics, set_weights
+from util.weights.download import find_weights
+from util.weights.positions import fit_positions
+from util.weights.sources import Source
+from util.weights.state import checked_state
 
 if TYPE_CHECKING:
     from paddle import nn
+
+
+class Registry(Protocol):
+    """What the package `models` is to this module, which must not import it; the scripts hand it over."""
+
+    def create_model(
+        self, name: str, *, num_classes: int, img_size: tuple[int, int], in_chans: int
+    ) -> "nn.Layer": ...  # fmt: skip
+
+    def model_defaults(self, name: str) -> dict[str, Any]: ...
+
+    def canonical_name(self, name: str) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -24,14 +40,14 @@ class Trained:
     preprocessing: Preprocessing
     class_folders: list[str] | None  # names of the training folders; None when training read a list
     class_names: list[str]  # what to call the classes
+    notes: list[str]  # what the log should say about the weights
 
 
 class UnnamedModelError(UsageError):
     """Neither the weights file nor `--model` says which model it is."""
 
 
-def _choose_name(option: str | None, weights: LoadedWeights, source: str) -> str:
-    saved = weights.state.get("model", {}).get("name")
+def _choose_name(option: str | None, saved: str | None, source: str) -> str:
     if option is not None and saved is not None and option != saved:
         raise MismatchError(f"{source} holds {saved}, not {option}; use --model {saved} or leave it out")
     name = option or saved
@@ -67,6 +83,17 @@ def chosen_weights(weights: WeightsOptions, on_command_line: frozenset[str]) -> 
     return weights
 
 
+def _find(options: WeightsOptions) -> tuple[str, Path, Source | None]:
+    """Returns what the user named, the file, and where it is published if `--pretrained` gave a published name."""
+    if options.resume is not None and options.pretrained is not None:
+        raise UsageError("give either --resume or --pretrained")
+    if options.resume is not None:
+        return options.resume, Path(options.resume), None
+    if options.pretrained is None:
+        raise UsageError("no weights: give a checkpoint with --resume CHECKPOINT, or a weights file with --pretrained")
+    return (options.pretrained, *find_weights(options.pretrained))
+
+
 def restore(
     weights_options: WeightsOptions,
     model_options: ModelOptions,
@@ -74,30 +101,30 @@ def restore(
     *,
     use_ema: bool,
     names_file: str | None,
-    create_model: Callable[..., "nn.Layer"],
-    model_defaults: Callable[[str], dict[str, Any]],
+    registry: Registry,
 ) -> Trained:
     """Builds the model that a weights file is for, loads it strictly, and resolves its preprocessing.
 
-    create_model, model_defaults: the registry's, handed over by the script. Without a weights file this refuses:
-    nothing is ever computed with random weights. A model, a number of classes or of channels that differs from the
-    file's is a MismatchError.
+    Without a weights file this refuses: nothing is ever computed with random weights. A model, a number of classes or
+    of channels that differs from the file's is a MismatchError. For another image size than the file's, tables of
+    positions are resampled.
     """
-    if weights_options.resume is not None and weights_options.pretrained is not None:
-        raise UsageError("give either --resume or --pretrained")
-    source = weights_options.resume or weights_options.pretrained
-    if source is None:
-        raise UsageError("no weights: give a checkpoint with --resume CHECKPOINT, or a weights file with --pretrained")
-    weights = read_weights(source, use_ema=use_ema)
+    source, path, published = _find(weights_options)
+    weights = read_weights(path, use_ema=use_ema)
     if weights.state:
         checked_state(weights.state, source)
-    name = _choose_name(model_options.model, weights, source)
+    saved = weights.state.get("model", {}).get("name") if published is None else published.model
+    option = None if model_options.model is None else registry.canonical_name(model_options.model)
+    name = _choose_name(option, saved, source)
     num_classes = _choose_num_classes(model_options.num_classes, weights, source)
-    preprocessing = resolve_preprocessing(preprocess_options, model_defaults(name), weights.state.get("preprocess", {}))
+    known = {} if published is None else published.preprocess
+    preprocessing = resolve_preprocessing(preprocess_options, registry.model_defaults(name), weights.preprocess, known)
     channels, *img_size = preprocessing.input_size
     _check_channels(channels, weights, source)
-    model = create_model(name, num_classes=num_classes, img_size=tuple(img_size), in_chans=channels)
-    set_weights(model, weights.tensors, source=source)
+    model = registry.create_model(name, num_classes=num_classes, img_size=(img_size[0], img_size[1]), in_chans=channels)
+    tensors, notes = fit_positions(model, weights.tensors, image_size=weights.image_size, source=source)
+    set_weights(model, tensors, source=source)
+    set_numerics(model, weights.numerics, source=source)
     model.eval()
     classes = weights.state.get("classes", {})
     folders = classes.get("folders")
@@ -109,4 +136,5 @@ def restore(
         preprocessing=preprocessing,
         class_folders=folders,
         class_names=names or readable_names(folders, num_classes, names_file),
+        notes=[f"{source}: {weights.origin}", *notes],
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from models import create_model, model_defaults
+import models
 from tests.scripts.run import ROOT, TINY, last_error, run
 from tests.trees import write_picture, write_tree
 from util.options import ModelOptions, PreprocessOptions, WeightsOptions
@@ -247,7 +247,7 @@ def test_a_forged_checkpoint_is_refused(folder: Path, what: str) -> None:
     forged = str(folder / forge(folder, FORGERIES[what]))
     options = (WeightsOptions(resume=forged), ModelOptions(), PreprocessOptions())
     with pytest.raises(WeightsError, match="not a usable checkpoint"):
-        restore(*options, use_ema=False, names_file=None, create_model=create_model, model_defaults=model_defaults)
+        restore(*options, use_ema=False, names_file=None, registry=models)
 
 
 def test_an_existing_results_file_survives_a_failure(folder: Path) -> None:

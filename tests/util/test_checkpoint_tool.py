@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from models import create_model, model_defaults
+import models
 from tests.checkpoints import PREPROCESS, write_checkpoint
 from tests.scripts.run import ROOT
 from util.checkpoint import collect_checkpoints, main
@@ -40,7 +40,7 @@ def load(path: str) -> Trained:
     """Opens weights as eval.py does."""
     return restore(
         WeightsOptions(resume=path), ModelOptions(), PreprocessOptions(), use_ema=False, names_file=None,
-        create_model=create_model, model_defaults=model_defaults,
+        registry=models,
     )  # fmt: skip
 
 

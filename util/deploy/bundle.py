@@ -9,7 +9,7 @@ parameters are missing, and with other numbers when a bit of them is flipped.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,11 @@ def file_sha256(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `export.json` says. input_shape has null for an open axis: (batch, channels, height, width)."""
+    """What `export.json` says.
+
+    input_shape has null for an open axis: (batch, channels, height, width). parameters are the structured names of the
+    tensors in `model.pdiparams`, in its order; null for what is not a weight. numerics: the model's.
+    """
 
     model: str
     input_shape: tuple[int | None, ...]
@@ -43,6 +47,8 @@ class Manifest:
     preprocess: dict[str, Any]
     sha256: dict[str, str]
     versions: dict[str, str]
+    numerics: dict[str, str | float] = field(default_factory=dict)
+    parameters: tuple[str | None, ...] = ()
     output: str = "logits"
     version: int = VERSION
 
@@ -62,6 +68,8 @@ class Manifest:
             raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
         if not isinstance(self.sha256, dict):
             raise ValueError("sha256 is not a table of files")
+        if not all(name is None or isinstance(name, str) for name in self.parameters):
+            raise ValueError("parameters are not names")
 
     def preprocessing(self) -> Preprocessing:
         """Returns the preprocessing that the model was exported with."""
@@ -82,9 +90,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         if values["version"] != VERSION:
             raise WeightsError(f"{path}: written in version {values['version']}; this code reads {VERSION}")
-        manifest = Manifest(
-            **values | {"input_shape": tuple(values["input_shape"]), "class_names": tuple(values["class_names"])}
-        )
+        lists = {name: tuple(values.get(name, ())) for name in ("input_shape", "class_names", "parameters")}
+        manifest = Manifest(**values | lists)
         manifest.preprocessing()
         manifest.check()
     except WeightsError:

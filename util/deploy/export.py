@@ -15,6 +15,7 @@ from paddle.static import InputSpec
 
 from util.deploy.bundle import MANIFEST, PARAMS, PROGRAMS, Bundle, Manifest, file_sha256
 from util.deploy.engines import paddle_engine
+from util.deploy.parameters import read_parameters
 from util.errors import MismatchError, NonFiniteLossError, OutputError, SaveError, WeightsError
 
 TOLERANCE = 1e-5  # relative to the largest logit
@@ -83,7 +84,23 @@ def _write(model: nn.Layer, manifest: Manifest, folder: Path) -> None:
     if file_sha256(folder / PARAMS) != params:
         raise MismatchError("the two formats wrote different parameters; please report this with your Paddle version")
     hashes = {name: file_sha256(folder / name) for name in (*PROGRAMS, PARAMS)}
-    replace(manifest, sha256=hashes).write(folder)
+    replace(manifest, sha256=hashes, parameters=_parameter_names(model, folder / PARAMS)).write(folder)
+
+
+def _parameter_names(model: nn.Layer, params: Path) -> tuple[str | None, ...]:
+    """Returns the structured names of the tensors in a parameters file, in its order; None for other buffers.
+
+    Paddle orders them by its own names. What it does not document is checked: every tensor must be the model's.
+    """
+    weights = model.state_dict()
+    own = {tensor.name: None for tensor in model.buffers()} | {tensor.name: name for name, tensor in weights.items()}
+    names = tuple(own[paddle_name] for paddle_name in sorted(own))
+    stored = read_parameters(params, names)
+    if any(not np.array_equal(stored[name], tensor.numpy()) for name, tensor in weights.items()):
+        raise MismatchError(
+            "the parameters file is in an unexpected order; please report this with your Paddle version"
+        )
+    return names
 
 
 @paddle.no_grad()

@@ -17,7 +17,7 @@ from util.evaluation.results import ImageResults
 from util.evaluation.task import Task, figures_of
 from util.options import DataOptions, EvalOptions
 from util.prediction import write_results
-from util.weights import peek_checked_state
+from util.weights.state import peek_checked_state
 
 
 class Outputs:

@@ -20,10 +20,11 @@ from util.options.data import (
 from util.options.model import EmaChoiceOptions, ModelOptions, RegularisationOptions, WeightsOptions
 from util.options.optim import EmaOptions, OptimOptions, PrecisionOptions, ScheduleOptions
 from util.options.run import DeviceOptions, RunOptions, ThreadOptions
-from util.options.scripts import EvalOptions, ExportOptions, InferOptions, PredictOptions
+from util.options.scripts import ConvertOptions, EvalOptions, ExportOptions, InferOptions, PredictOptions
 
 __all__ = [
-    "GROUPS", "REMOVED", "YACS_NAMES", "AugmentOptions", "BatchOptions", "ClassNamesOptions", "DataOptions",
+    "GROUPS", "REMOVED", "YACS_NAMES", "AugmentOptions", "BatchOptions", "ClassNamesOptions", "ConvertOptions",
+    "DataOptions",
     "DeviceOptions", "EmaChoiceOptions", "EmaOptions", "EvalOptions", "ExportOptions", "InferOptions", "LoaderOptions",
     "LossOptions", "MixOptions", "ModelOptions", "OptimOptions", "PrecisionOptions", "PredictOptions",
     "PreprocessOptions", "RegularisationOptions", "RunOptions", "ScheduleOptions", "ThreadOptions",
@@ -34,7 +35,7 @@ GROUPS: tuple[type[Any], ...] = (
     DataOptions, TrainDataOptions, ClassNamesOptions, BatchOptions, LoaderOptions, PreprocessOptions, AugmentOptions,
     MixOptions, LossOptions, ModelOptions, RegularisationOptions, WeightsOptions, EmaChoiceOptions, OptimOptions,
     PrecisionOptions, EmaOptions, ScheduleOptions, DeviceOptions, ThreadOptions, RunOptions, EvalOptions,
-    PredictOptions, ExportOptions, InferOptions,
+    PredictOptions, ExportOptions, ConvertOptions, InferOptions,
 )  # fmt: skip
 
 # Flags of the predecessors that have no meaning here, and why.

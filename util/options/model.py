@@ -41,7 +41,10 @@ class WeightsOptions:
         scope="machine",
         yaml=False,
     )
-    pretrained: str | None = setting(None, "file with weights to start from, or to use")
+    pretrained: str | None = setting(
+        None,
+        "weights to start from, or to use: a file of any supported project, or a published name (`list` shows them)",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

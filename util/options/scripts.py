@@ -58,6 +58,17 @@ class ExportOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """conversion of weights"""
+
+    source: str | None = setting(
+        None, "weights of any supported project: a file, an export's folder, a published name", scope="machine",
+        yaml=False,
+    )  # fmt: skip
+    output: str | None = setting(None, "new file, .safetensors", scope="machine", yaml=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class InferOptions:
     """inference"""
 

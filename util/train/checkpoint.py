@@ -26,7 +26,7 @@ from util.errors import MismatchError, MissingInputError, OutputError, SaveError
 from util.train.batch_norm import moving_statistics
 from util.train.ema import ModelEma
 from util.train.optim import optimizer_tensors, set_optimizer_tensors
-from util.weights import EMA, MODEL, checked_state, set_weights
+from util.weights import EMA, MODEL, set_numerics, set_weights
 from util.weights.container import (
     Container,
     DamagedFileError,
@@ -35,6 +35,7 @@ from util.weights.container import (
     read_container,
     write_container,
 )
+from util.weights.state import checked_state
 
 OPTIM = "optim/"
 LATEST, BEST, BEST_EMA = "checkpoint-latest", "checkpoint-best", "checkpoint-best-ema"
@@ -103,7 +104,7 @@ class TrainState:
     def save(self, paths: list[Path], description: Mapping[str, Any]) -> None:
         """Writes the same checkpoint to each path. `description` says what the model is (name, classes, settings)."""
         scaler = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.scaler.state_dict().items()}
-        state = {**description, "progress": asdict(self.progress), "scaler": scaler}
+        state = {**description, "numerics": self.model.numerics(), "progress": asdict(self.progress), "scaler": scaler}
         write_container(paths[0], self.tensors(), state)
         for path in paths[1:]:
             copy_container(paths[0], path)
@@ -123,6 +124,8 @@ class TrainState:
         set_weights(self.model, part[MODEL], source=source)
         if self.ema is not None:
             set_weights(self.ema.model, part[EMA], source=f"{source} (averaged weights)")
+        for model in self.models():
+            set_numerics(model, container.state.get("numerics", {}), source=source)
         set_optimizer_tensors(self.optimizer, self.model, part[OPTIM])
         if scaler:
             self.scaler.load_state_dict(scaler | {"scale": np.array(scaler["scale"], np.float32)})
@@ -134,8 +137,7 @@ def check_state(state: Mapping[str, Any], source: str) -> tuple[Progress, dict[s
     checked_state(state, source)
     if "made_by" in state:
         raise WeightsError(
-            f"{source}: holds weights alone, made by util.checkpoint {state['made_by']['command']}; start from it with "
-            "--pretrained"
+            f"{source}: holds weights alone, made by {state['made_by'].get('command')}; start from it with --pretrained"
         )
     try:
         if not isinstance(state["settings"], dict):

@@ -1,19 +1,32 @@
-"""Loading weights into a model, strictly.
+"""Loading weights into a model, strictly, from every source that is understood.
 
-Sources so far: checkpoints of this project, and plain safetensors files with the official parameter names in Paddle's
-layout. Imports no paddle at module level.
+    this project's checkpoints and exports; plain safetensors
+    CvT-paddle, PaddleClas      .pd, .pdparams
+    microsoft/CvT, timm         .pth, .bin, .safetensors
+    Hugging Face                .bin, .safetensors
+    MindCV                      .ckpt
+
+What a file is, its content says, not its name. Layers: the file's format (`container`, `formats`, an export's
+manifest), its names and layout (`names`), its fit to the model (`channels`, `positions`, `set_weights`). Imports no
+paddle at module level.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from util.data.preprocessing import Preprocessing
-from util.errors import MismatchError, WeightsError
-from util.weights.container import is_container, peek_state, read_container, read_plain
+from util.deploy.bundle import MANIFEST, open_bundle
+from util.deploy.parameters import read_parameters
+from util.errors import MismatchError, MissingInputError, WeightsError
+from util.weights.channels import adapt_channels, can_adapt
+from util.weights.container import is_container, read_container
+from util.weights.formats import detect_format, read_raw
+from util.weights.names import to_official
+from util.weights.positions import fit_positions
+from util.weights.state import checked_state
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -21,34 +34,76 @@ if TYPE_CHECKING:
 __all__ = ["Loaded", "LoadedWeights", "WeightsError", "load_pretrained", "load_weights", "read_weights", "set_weights"]
 
 MODEL, EMA = "model/", "ema/"
-MAX_CLASSES = 1_000_000
-MAX_PERCENT = 100.001  # rounding
 HEAD = ("head.weight", "head.bias")
 MAX_LISTED = 8
 
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """Tensors of one model by parameter name, and what the file says about it (empty for a plain file)."""
+    """Tensors of one model by official name in Paddle's layout, and what is known about them.
+
+    state: what a checkpoint or an export of this project says; empty for other files. preprocess: the part of the
+    preprocessing that the file implies. numerics: what the model must be told by `set_numerics`, if that is known.
+    origin: whose file it is.
+    """
 
     tensors: dict[str, np.ndarray]
     state: dict[str, Any]
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    numerics: dict[str, Any] = field(default_factory=dict)
+    origin: str = "this project"
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images that a checkpoint was trained on, where it says so."""
+        size = self.state.get("preprocess", {}).get("input_size")
+        return None if size is None else (size[1], size[2])
 
 
 def read_weights(path: str | Path, *, use_ema: bool = False) -> LoadedWeights:
-    """Returns the weights in a file.
+    """Returns the weights in a file, or in the folder of an export.
 
-    use_ema: the averaged ones; a WeightsError when there are none.
+    use_ema: the averaged ones; a WeightsError when there are none. A file that asks for code to be run is an
+    UntrustedFileError, a damaged or unknown one a WeightsError.
     """
     path = Path(path)
-    if path.suffix != ".safetensors" and path.is_file():
-        raise WeightsError(f"{path}: expected a .safetensors file written by this project")
-    if not is_container(path):
-        if use_ema:
-            raise WeightsError(f"{path}: a plain weights file has no averaged weights; leave out --use_ema")
-        plain = _paddle_names(read_plain(path))
-        _check_head(plain, str(path))
-        return LoadedWeights(plain, {})
+    if _is_export(path):
+        weights = _read_export(path, use_ema=use_ema)
+    elif detect_format(path) == "safetensors" and is_container(path):
+        weights = _read_checkpoint(path, use_ema=use_ema)
+    else:
+        weights = _read_foreign(path, use_ema=use_ema)
+    _check_head(weights.tensors, str(path))
+    return weights
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a path is a folder, or a file of the folder, that export_model.py wrote."""
+    if path.is_dir():
+        if not (path / MANIFEST).is_file():
+            raise MissingInputError(f"{path}: is a folder, without {MANIFEST} of an exported model; name a file in it")
+        return True
+    return path.name == MANIFEST or (path.suffix == ".pdiparams" and path.with_name(MANIFEST).is_file())
+
+
+def _read_export(path: Path, *, use_ema: bool) -> LoadedWeights:
+    if use_ema:
+        raise WeightsError(f"{path}: an export holds one set of weights; leave out --use_ema")
+    bundle = open_bundle(None, str(path), None)
+    manifest = bundle.manifest
+    if not manifest.parameters:
+        raise WeightsError(f"{path}: exported before weights could be read back; export the checkpoint again")
+    state = {
+        "model": {"name": manifest.model, "num_classes": manifest.num_classes},
+        "preprocess": manifest.preprocess,
+        "classes": {"folders": None, "names": list(manifest.class_names)},
+        "numerics": manifest.numerics,
+    }
+    tensors = read_parameters(bundle.params, manifest.parameters)
+    return LoadedWeights(tensors, state, manifest.preprocess, manifest.numerics)
+
+
+def _read_checkpoint(path: Path, *, use_ema: bool) -> LoadedWeights:
     container = read_container(path)
     if not isinstance(container.state, dict) or not container.state:  # empty would mean a plain file
         checked_state(container.state, str(path))
@@ -57,8 +112,17 @@ def read_weights(path: str | Path, *, use_ema: bool = False) -> LoadedWeights:
     if not tensors:
         what = "averaged weights; leave out --use_ema" if use_ema else "model weights"
         raise WeightsError(f"{path}: holds no {what}")
-    _check_head(tensors, str(path))
-    return LoadedWeights(tensors, container.state)
+    state = container.state
+    return LoadedWeights(tensors, state, state.get("preprocess", {}), state.get("numerics", {}))
+
+
+def _read_foreign(path: Path, *, use_ema: bool) -> LoadedWeights:
+    raw = read_raw(path)
+    if use_ema and raw.averaged is None:
+        raise WeightsError(f"{path}: has no averaged weights; leave out --use_ema")
+    official = to_official(raw.averaged if use_ema and raw.averaged is not None else raw.tensors, source=str(path))
+    origin = f"{raw.format} file, {official.origin}"
+    return LoadedWeights(official.tensors, {}, dict(official.preprocess), dict(official.numerics), origin)
 
 
 def _check_head(tensors: Mapping[str, np.ndarray], source: str) -> None:
@@ -72,77 +136,6 @@ def _check_head(tensors: Mapping[str, np.ndarray], source: str) -> None:
         raise WeightsError(
             f"{source}: damaged: expected head.weight [features, classes] and head.bias [classes], got {found}"
         )
-
-
-def checked_state(state: Any, source: str) -> dict[str, Any]:
-    """Returns what a checkpoint says about its model if it has the form that training writes; else a WeightsError."""
-    fault = _state_fault(state)
-    if fault is not None:
-        raise WeightsError(f"{source}: not a usable checkpoint: {fault}")
-    return state
-
-
-def peek_checked_state(path: Path) -> dict[str, Any]:
-    """Returns what a file says about its model, its content not verified; empty if this is not of the right form."""
-    state = peek_state(path)
-    return state if _state_fault(state) is None else {}
-
-
-def _state_fault(state: Any) -> str | None:
-    """Returns what is wrong with a checkpoint's state, which may be any JSON."""
-    if not isinstance(state, dict):
-        return f"expected named entries about the model, got {_brief(state)}"
-    for part in ("model", "preprocess", "classes"):
-        if part not in state:
-            return f"it says nothing about {part}"
-    for part in ("model", "preprocess", "classes", "progress", "made_by"):
-        if not isinstance(state.get(part, {}), dict):
-            return f"{part} must be named entries, got {_brief(state[part])}"
-    name, num_classes = state["model"].get("name"), state["model"].get("num_classes")
-    if not (isinstance(name, str) and type(num_classes) is int and 0 < num_classes <= MAX_CLASSES):
-        return f"model {_brief(name)} with {_brief(num_classes)} classes"
-    try:
-        Preprocessing.from_plain(state["preprocess"])
-    except ValueError as error:
-        return f"preprocess: {error}"
-    if not isinstance(state.get("made_by", {}).get("command", ""), str):
-        return f"made_by command must be a text, got {_brief(state['made_by']['command'])}"
-    return _classes_fault(state["classes"], num_classes) or _progress_fault(state.get("progress", {}))
-
-
-def _classes_fault(classes: dict[str, Any], num_classes: int) -> str | None:
-    folders, names = classes.get("folders"), classes.get("names")
-    for what, values in (("names", names), ("folders", folders if folders is not None else names)):
-        if not (isinstance(values, list) and all(isinstance(v, str) for v in values)):
-            return f"class {what} are not a list of texts"
-        if len(values) != num_classes:
-            return f"{len(values)} class {what} for {num_classes} classes"
-    return "a class folder stands twice" if folders is not None and len(set(folders)) < len(folders) else None
-
-
-def _progress_fault(progress: dict[str, Any]) -> str | None:
-    for name in ("epoch", "update", "best_update", "best_update_ema"):
-        if type(progress.get(name, 0)) is not int:
-            return f"progress {name} must be a whole number, got {_brief(progress[name])}"
-    for name in ("best_acc1", "best_acc1_ema"):
-        value = progress.get(name, 0.0)
-        if not isinstance(value, int | float) or not -1 <= value <= MAX_PERCENT:
-            return f"progress {name} must be in percent, or -1, got {_brief(value)}"
-    return None
-
-
-def _brief(value: Any) -> str:
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _paddle_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Gives BatchNorm's statistics Paddle's names; PyTorch's counter of batches has no counterpart."""
-    return {
-        name.replace(".running_mean", "._mean").replace(".running_var", "._variance"): tensor
-        for name, tensor in tensors.items()
-        if not name.endswith(".num_batches_tracked")
-    }
 
 
 def set_weights(
@@ -182,36 +175,61 @@ def set_weights(
     return left_out
 
 
+def set_numerics(model: "nn.Layer", numerics: Mapping[str, Any], *, source: str) -> None:
+    """Tells a model how the weights want to be computed, where a file says it; otherwise the model stays as it is."""
+    if numerics and not model.numerics():
+        raise WeightsError(f"{source}: says {dict(numerics)}, of which this model knows nothing")
+    if numerics:
+        model.set_numerics(**numerics)
+
+
+def load_weights(model: "nn.Layer", path: str | Path) -> list[str]:
+    """Loads a file's weights, strictly; a WeightsError lists missing, unexpected and wrongly shaped names.
+
+    Tables of positions are fitted to the model's image size; a line about each that was is returned. The model computes
+    as the weights were trained from then on (`set_numerics`).
+    """
+    weights = read_weights(path)
+    tensors, notes = fit_positions(model, weights.tensors, image_size=weights.image_size, source=str(path))
+    set_weights(model, tensors, source=str(path))
+    set_numerics(model, weights.numerics, source=str(path))
+    return notes
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """What `load_pretrained` did not take from the file as it is: names of parameters."""
+    """What `load_pretrained` did not take from the file as it is: names of parameters, and notes on positions."""
 
     new_head: list[str]
     adapted: list[str]
     headless: bool = False  # the file has no head at all
+    positions: Sequence[str] = ()
+    preprocess: dict[str, Any] = field(default_factory=dict)  # what the file implies
 
     def __str__(self) -> str:
         why = "are not in the file" if self.headless else "had another shape"
         head = f"; a new head: {', '.join(self.new_head)} {why}" if self.new_head else ""
-        return head + (f"; for another number of channels: {', '.join(self.adapted)}" if self.adapted else "")
+        channels = f"; for another number of channels: {', '.join(self.adapted)}" if self.adapted else ""
+        return head + channels + "".join(f"; {note}" for note in self.positions)
 
 
 def load_pretrained(model: "nn.Layer", path: str | Path, *, name: str | None = None) -> Loaded:
     """Loads weights to start from.
 
     A head for other classes, or of a file that has none at all (a backbone), keeps its initialisation. A first
-    convolution for another number of input channels is made from the file's (`adapt_channels`). Any other difference
-    is a WeightsError, as in `set_weights`; a MismatchError if the file says that it is for another model than `name`.
+    convolution for another number of input channels is made from the file's (`adapt_channels`), a table of positions
+    is resampled to the model's image size. Any other difference is a WeightsError, as in `set_weights`; a
+    MismatchError if the file says that it is for another model than `name`.
     """
     weights = read_weights(path)
     if weights.state:
         checked_state(weights.state, str(path))
-    tensors = weights.tensors
+    tensors, notes = fit_positions(model, weights.tensors, image_size=weights.image_size, source=str(path))
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    bridged = [name for name in shapes if name in tensors and _can_adapt(tensors[name], shapes[name])]
+    bridged = [name for name in shapes if name in tensors and can_adapt(tensors[name], shapes[name])]
     adapted = bridged if len(bridged) == 1 else []  # several of them: another model, not other images
-    for name in adapted:
-        tensors[name] = adapt_channels(tensors[name], shapes[name][1])
+    for first in adapted:
+        tensors[first] = adapt_channels(tensors[first], shapes[first][1])
     headless = not any(name in tensors for name in HEAD)
     same_features = "head.weight" in shapes.keys() & tensors.keys() and (
         tensors["head.weight"].shape[0] == shapes["head.weight"][0]
@@ -229,31 +247,7 @@ def load_pretrained(model: "nn.Layer", path: str | Path, *, name: str | None = N
         if None in (saved, name) or saved == name:
             raise
         raise MismatchError(f"{path} holds {saved}, whose weights are not those of {name}: {error}") from None
-    return Loaded(new_head, adapted, headless=headless and bool(new_head))
-
-
-def _can_adapt(weight: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether a weight is a convolution's that differs from `shape` (out, in, kh, kw) in `in` alone, and bridgeably."""
-    if weight.dtype.kind != "f" or weight.ndim != 4 or len(shape) != 4 or weight.shape[1] == shape[1]:
-        return False
-    same_otherwise = (weight.shape[0], *weight.shape[2:]) == (shape[0], *shape[2:])
-    return same_otherwise and (shape[1] == 1 or shape[1] > weight.shape[1])
-
-
-def adapt_channels(weight: np.ndarray, channels: int) -> np.ndarray:
-    """Returns a convolution's weights (out, in, kh, kw) for another number of input channels: one, or more than `in`.
-
-    For one they are summed over `in`; for more they are repeated in order, each divided by how often it stands. So a
-    grey picture, the same in all channels, gets the response that it had before.
-    """
-    weight = weight.astype(np.float32, copy=False)
-    if channels == 1:
-        return weight.sum(axis=1, keepdims=True)
-    source = np.arange(channels) % weight.shape[1]
-    times = np.bincount(source)[source].astype(np.float32)
-    return weight[:, source] / times[:, None, None]
-
-
-def load_weights(model: "nn.Layer", path: str | Path) -> None:
-    """Loads a file's weights, strictly; a WeightsError lists missing, unexpected and wrongly shaped names."""
-    set_weights(model, read_weights(path).tensors, source=str(path))
+    set_numerics(model, weights.numerics, source=str(path))
+    return Loaded(
+        new_head, adapted, headless=headless and bool(new_head), positions=notes, preprocess=weights.preprocess
+    )

@@ -13,7 +13,8 @@ from models import create_model
 from tests.checkpoints import write_checkpoint
 from tests.reference import images, tensor
 from util.errors import MismatchError, WeightsError
-from util.weights import Loaded, adapt_channels, load_pretrained, load_weights
+from util.weights import Loaded, load_pretrained, load_weights
+from util.weights.channels import adapt_channels
 
 NANO = "cvt_nano_32x32"
 FIRST = "stage0.patch_embed.proj.weight"

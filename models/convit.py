@@ -1,0 +1,212 @@
+"""ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases (d'Ascoli et al., arXiv 2103.10697).
+
+Written from the paper's equations 4 to 8, with timm's parameter names and outputs. What is not in the paper: keys,
+queries and values have no bias, and the heads of a square number k^2 stand on a k x k grid of offsets whose middle is
+k // 2 for odd k and (k - 1) / 2 for even k.
+
+Legend: B batch, C embed_dim, H W the grid of patches, N = H W patches, h heads, d = C / h.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from models.layers import AttentionProduct, can_fuse, merge_heads, split_heads
+from models.registry import ModelInfo, register_model
+from models.transformer import NORM_EPS, Block, PatchEmbed, PlainTransformer, SelfAttention, head_dim, split_parts
+
+
+def relative_positions(height: int, width: int) -> np.ndarray:
+    """Returns r (1, N, N, 3) of equation 6: for each query and key, x and y between them, and the square distance."""
+    y, x = np.divmod(np.arange(height * width), width)
+    delta_x, delta_y = x[None, :] - x[:, None], y[None, :] - y[:, None]  # (query, key)
+    return np.stack([delta_x, delta_y, delta_x**2 + delta_y**2], axis=-1)[None].astype(np.float32)
+
+
+class GatedProduct(AttentionProduct):
+    """((1 - g) softmax(scale q k^T) + g P) v, equation 7: q, k, v (B, h, N, d), P (1, h, N, N) -> (B, h, N, d).
+
+    Each row of both maps sums to 1, and so of their mean.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, gates: Tensor) -> Tensor:
+        content_gate, position_gate = gates.unbind(0)  # 1 - g and g, each (1, h, 1, 1)
+        if can_fuse(q) and not (self.training and self.drop.p):  # dropout is on the mean of both maps
+            return content_gate * self.fused(q, k, v) + (position_gate * positions) @ v
+        attn = content_gate * self.scores(q, k) + position_gate * positions  # (B, h, N, N)
+        return self.drop(attn) @ v
+
+
+class GatedPositionalAttention(nn.Layer):
+    """GPSA, section 3: each head's gate weighs its attention by content against its attention by position.
+
+    (B, N, C) -> (B, N, C), over patches alone. positions: `relative_positions` of their grid, (1, N, N, 3).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        positions: Tensor,
+        locality_strength: float,
+        drop_rate: float,
+        attn_drop_rate: float,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.locality_strength = locality_strength
+        self.qk = nn.Linear(dim, 2 * dim, bias_attr=False)
+        self.v = nn.Linear(dim, dim, bias_attr=False)
+        self.pos_proj = nn.Linear(3, num_heads)  # v_pos of equation 6, and a bias that softmax cancels
+        self.gating_param = self.create_parameter([num_heads], default_initializer=nn.initializer.Constant(1.0))
+        self.attend = GatedProduct(scale=head_dim(dim, num_heads) ** -0.5, drop_rate=attn_drop_rate)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(drop_rate)
+        self.register_buffer("positions", positions, persistable=False)  # follows from the grid, not from training
+
+    def init_as_convolution(self) -> None:
+        """Starts as a convolution, equation 8: v the identity, each head centred on its own offset."""
+        nn.initializer.Assign(np.eye(self.v.weight.shape[0], dtype=np.float32))(self.v.weight)
+        x, y = head_offsets(self.num_heads)
+        alpha = self.locality_strength  # v_pos = -alpha (1, -2 offset) peaks at the offset
+        weight = alpha * np.stack([2 * x, 2 * y, -np.ones_like(x)]).astype(np.float32)  # (3, h)
+        nn.initializer.Assign(weight)(self.pos_proj.weight)
+
+    def position_attention(self) -> Tensor:
+        """Returns the attention by position alone (1, h, N, N); it is the same for every image."""
+        with paddle.amp.auto_cast(enable=False):  # square distances of large grids do not fit half precision
+            scores = self.pos_proj(self.positions).transpose([0, 3, 1, 2])  # (1, N, N, h) -> (1, h, N, N)
+            return F.softmax(scores, axis=-1)
+
+    def gates(self) -> Tensor:
+        """Returns 1 - sigmoid(lambda) and sigmoid(lambda), stacked: (2, 1, h, 1, 1).
+
+        As a two-way softmax, because `F.sigmoid` cannot be exported to the `.pdmodel` format.
+        """
+        lambdas = self.gating_param.reshape([1, 1, self.num_heads, 1, 1])
+        return F.softmax(paddle.concat([paddle.zeros_like(lambdas), lambdas]), axis=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = split_parts(self.qk(x), 2, self.num_heads)
+        v = split_heads(self.v(x), self.num_heads)
+        positions, gates = self.position_attention().astype(v.dtype), self.gates().astype(v.dtype)
+        return self.proj_drop(self.proj(merge_heads(self.attend(q, k, v, positions, gates))))
+
+
+def head_offsets(num_heads: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the x and y, in patches, on which each head is centred: h = k^2 of them, in rows of k along y.
+
+    For even k they lie between patches. A number of heads that is no square is a ValueError.
+    """
+    k = math.isqrt(num_heads)
+    if k * k != num_heads:
+        raise ValueError(f"num_heads {num_heads} is not a square: the heads stand on a square grid of offsets")
+    centre = k // 2 if k % 2 else (k - 1) / 2
+    x, y = np.divmod(np.arange(num_heads), k)
+    return x - centre, y - centre
+
+
+class ConViT(PlainTransformer):
+    """Convolutional vision transformer with gates: images (B, in_chans, *img_size) -> logits (B, num_classes).
+
+    local_up_to_layer: number of GPSA layers; the class token joins the patches after them.
+    locality_strength: alpha of equation 8; larger is more like a convolution.
+    drop_rate: dropout after the positions, each projection and within the MLPs.
+    drop_path_rate: largest rate of stochastic depth, which rises linearly over the blocks.
+    num_classes, features_only, act, norm_eps: see PlainTransformer.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: tuple[int, int],
+        embed_dim: int,
+        num_heads: int,
+        patch_size: int = 16,
+        depth: int = 12,
+        local_up_to_layer: int = 10,
+        locality_strength: float = 1.0,
+        mlp_ratio: float = 4.0,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        features_only: bool = False,
+        act: str = "gelu",
+        norm_eps: float = NORM_EPS,
+    ) -> None:
+        if not 0 < local_up_to_layer < depth:
+            raise ValueError(f"local_up_to_layer is at least 1 and below the depth {depth}; got {local_up_to_layer}")
+        patch_embed = PatchEmbed(img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim)
+        positions = paddle.to_tensor(relative_positions(*patch_embed.grid_size))  # one for all layers
+
+        def attention(i: int) -> nn.Layer:
+            if i < local_up_to_layer:
+                return GatedPositionalAttention(
+                    embed_dim,
+                    num_heads,
+                    positions=positions,
+                    locality_strength=locality_strength,
+                    drop_rate=drop_rate,
+                    attn_drop_rate=attn_drop_rate,
+                )
+            return SelfAttention(
+                embed_dim, num_heads, qkv_bias=False, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate
+            )
+
+        rates = np.linspace(0.0, drop_path_rate, depth)
+        blocks = [
+            Block(embed_dim, attention(i), mlp_ratio=mlp_ratio, drop_rate=drop_rate, drop_path_rate=float(rate))
+            for i, rate in enumerate(rates)
+        ]
+        super().__init__(
+            patch_embed,
+            blocks,
+            token_block=local_up_to_layer,
+            num_classes=num_classes,
+            drop_rate=drop_rate,
+            features_only=features_only,
+            act=act,
+            norm_eps=norm_eps,
+        )
+        for block in blocks[:local_up_to_layer]:
+            block.attn.init_as_convolution()
+
+
+INPUT = ModelInfo()
+
+
+@register_model(ConViT, INPUT)
+def convit_tiny() -> dict[str, Any]:
+    return {"embed_dim": 192, "num_heads": 4}
+
+
+@register_model(ConViT, INPUT)
+def convit_tiny_plus() -> dict[str, Any]:
+    return {"embed_dim": 256, "num_heads": 4}
+
+
+@register_model(ConViT, INPUT)
+def convit_small() -> dict[str, Any]:
+    return {"embed_dim": 432, "num_heads": 9}
+
+
+@register_model(ConViT, INPUT)
+def convit_small_plus() -> dict[str, Any]:
+    return {"embed_dim": 576, "num_heads": 9}
+
+
+@register_model(ConViT, INPUT)
+def convit_base() -> dict[str, Any]:
+    return {"embed_dim": 768, "num_heads": 16}
+
+
+@register_model(ConViT, INPUT)
+def convit_base_plus() -> dict[str, Any]:
+    return {"embed_dim": 1024, "num_heads": 16}

@@ -1,0 +1,112 @@
+"""Attention's two ways, the fused operator and the plain products, and the activations' two forms."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from paddle import Tensor
+
+from models import convit, create_model, layers
+from models.layers import ScaledDotProduct, can_fuse, gelu, gelu_tanh, quick_gelu
+from tests.reference import images
+
+
+def qkv(heads: int = 3, tokens: int = 10, keys: int = 7, dim: int = 8) -> list[paddle.Tensor]:
+    rng = np.random.default_rng(0)
+    shapes = [(2, heads, tokens, dim), (2, heads, keys, dim), (2, heads, keys, dim)]
+    return [paddle.to_tensor(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+
+
+@pytest.mark.parametrize("scale", [8**-0.5, 24**-0.5])  # a head's own, and CvT's, of all heads together
+def test_the_fused_operator_gives_the_plain_products(scale: float) -> None:
+    q, k, v = qkv()
+    layer = ScaledDotProduct(scale=scale, drop_rate=0.0)
+    plain = layer(q, k, v)
+    expected = F.softmax(scale * q @ k.transpose([0, 1, 3, 2]), axis=-1) @ v
+    np.testing.assert_allclose(plain.numpy(), expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(layer.fused(q, k, v).numpy(), plain.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cvt_nano_32x32", "convit_tiny", "vit_s_16_224"])
+def test_a_model_gives_the_same_numbers_fused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[str, Any] = {} if name.startswith("cvt") else {"patch_size": 8, "depth": 3, "img_size": 32}
+    sizes |= {"local_up_to_layer": 2} if name.startswith("convit") else {}
+    paddle.seed(0)
+    model = create_model(name, num_classes=7, **sizes)
+    model.eval()
+    batch = paddle.to_tensor(images(2, 32, 32))
+    plain = model(batch)
+    calls = []
+    fused = layers.AttentionProduct.fused
+    monkeypatch.setattr(
+        layers.AttentionProduct, "fused", lambda self, q, k, v: calls.append(q.shape) or fused(self, q, k, v)
+    )
+    for module in (layers, convit):
+        monkeypatch.setattr(module, "can_fuse", lambda x: True)
+    np.testing.assert_allclose(model(batch).numpy(), plain.numpy(), atol=2e-6)
+    assert len(calls) == sum(isinstance(layer, layers.AttentionProduct) for layer in model.sublayers())
+
+
+def test_dropout_of_gated_attention_is_on_the_sum_of_both_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convit, "can_fuse", lambda x: True)
+    q, _, _ = qkv(keys=10)
+    layer = convit.GatedProduct(scale=8**-0.5, drop_rate=0.5)
+    positions = F.softmax(paddle.rand([1, 3, 10, 10]), axis=-1)
+    gates = paddle.full([2, 1, 3, 1, 1], 0.5)
+    paddle.seed(0)
+    dropped = layer(q, q, paddle.ones_like(q), positions, gates)
+    paddle.seed(0)
+    attn = F.dropout(0.5 * layer.scores(q, q) + 0.5 * positions, 0.5)
+    np.testing.assert_allclose(dropped.numpy(), (attn @ paddle.ones_like(q)).numpy(), atol=1e-6)
+
+
+def test_fusing_is_for_gpus_and_never_for_programs() -> None:
+    assert not can_fuse(paddle.zeros([1]))  # on this CPU
+
+    class OnGpu:
+        class place:  # noqa: N801
+            @staticmethod
+            def is_gpu_place() -> bool:
+                return True
+
+    assert can_fuse(OnGpu())
+    paddle.enable_static()
+    try:
+        assert not can_fuse(OnGpu())
+    finally:
+        paddle.disable_static()
+
+
+def test_half_precision_scores_are_normalised_in_float32() -> None:
+    """auto_cast's lists name softmax as float32; the fused kernel's softmax is float32 by construction."""
+    from util.train.precision import FLOAT32_OPS
+
+    assert "softmax" in FLOAT32_OPS
+
+
+def test_activations() -> None:
+    x = np.linspace(-6, 6, 401, dtype=np.float32)
+    exact = x.astype(np.float64) * 0.5 * (1 + np.vectorize(math.erf)(x.astype(np.float64) / math.sqrt(2)))
+    np.testing.assert_allclose(gelu(paddle.to_tensor(x)).numpy(), exact, atol=1e-6)
+    tanh = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x.astype(np.float64) ** 3)))
+    np.testing.assert_allclose(gelu_tanh(paddle.to_tensor(x)).numpy(), tanh, atol=1e-6)
+    np.testing.assert_allclose(quick_gelu(paddle.to_tensor(x)).numpy(), x / (1 + np.exp(-1.702 * x)), atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", [gelu, gelu_tanh, quick_gelu])
+def test_an_activation_of_programs_is_the_same_function(activation: Callable[[Tensor], Tensor]) -> None:
+    paddle.enable_static()
+    try:
+        main = paddle.static.Program()
+        with paddle.static.program_guard(main):
+            x = paddle.static.data("x", [401], "float32")
+            y = activation(x)
+        values = np.linspace(-6, 6, 401, dtype=np.float32)
+        (out,) = paddle.static.Executor(paddle.CPUPlace()).run(main, feed={"x": values}, fetch_list=[y])
+    finally:
+        paddle.disable_static()
+    np.testing.assert_allclose(out, activation(paddle.to_tensor(values)).numpy(), atol=1e-6)

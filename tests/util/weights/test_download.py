@@ -1,0 +1,575 @@
+"""Fetching weights: whole or not at all, over https, resumed, verified, once, and then without the network."""
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests import http_files as http
+from tests.http_files import CONTENT, HALF, FileServer
+from util.errors import MissingInputError, OutputError, SaveError, UntrustedFileError, UsageError, UserError
+from util.weights import download, transfer
+from util.weights.download import Patience, address, cache_folder, cached, find_weights
+from util.weights.sources import SOURCES, Source, require_source
+from util.weights.transfer import DownloadError, check_address
+
+ROOT = Path(__file__).parents[3]
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+QUICK = Patience(timeout=10.0, tries=3, pause=0.01)
+IMPATIENT = replace(QUICK, timeout=0.3)
+
+
+@pytest.fixture(autouse=True)
+def _no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with FileServer() as running:
+        yield running
+
+
+def source_at(url: str, *, sha256: str | None = DIGEST, size: int | None = None) -> Source:
+    return replace(SOURCES[0], url=url, file="weights.bin", sha256=sha256, size=size, megabytes=1.0)
+
+
+def fetch(server: FileServer, folder: Path, *, sha256: str | None = DIGEST, size: int | None = None) -> Path:
+    return cached(source_at(server.url(), sha256=sha256, size=size), cache_dir=folder, patience=QUICK)
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"weights.bin.lock"}
+
+
+DONE = {"weights.bin", "weights.bin.json"}
+PARTIAL = {"weights.bin.part", "weights.bin.part.json"}
+
+
+# -- whole ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+@pytest.mark.parametrize("sha256", [None, DIGEST[:8], DIGEST])
+def test_a_file_arrives_whole_and_is_noted(
+    server: FileServer, tmp_path: Path, sha256: str | None, size: int | None
+) -> None:
+    path = fetch(server, tmp_path, sha256=sha256, size=size)
+    assert path.read_bytes() == CONTENT
+    assert left(tmp_path) == DONE
+    note = json.loads((tmp_path / "weights.bin.json").read_text())
+    assert note["sha256"] == DIGEST
+    assert (note["size"], note["validator"], note["url"]) == (len(CONTENT), '"one"', server.url())
+
+
+def test_a_body_in_chunks_arrives_whole(server: FileServer, tmp_path: Path) -> None:
+    server.plans["/file"] = [http.in_chunks]
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_without_any_length_nothing_is_believed(server: FileServer, tmp_path: Path) -> None:
+    """The end of a connection is then the only end, and a broken connection looks the same."""
+    server.plans["/file"] = [http.without_length]
+    with pytest.raises(UntrustedFileError, match="does not say how long"):
+        fetch(server, tmp_path)
+    assert left(tmp_path) == set()
+    server.plans["/file"] = [http.without_length]
+    assert fetch(server, tmp_path, size=len(CONTENT)).read_bytes() == CONTENT
+
+
+def test_progress_is_logged_and_says_the_licence(
+    server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr(download.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(transfer, "CHUNK", 100_000)
+    with caplog.at_level(logging.INFO, logger=download.log.name):
+        fetch(server, tmp_path)
+    lines = [record.getMessage() for record in caplog.records]
+    assert "licence: apache-2.0" in lines[0]
+    assert [line for line in lines if "of 0.3 MB" in line]
+    assert lines[-1].endswith(f"0.3 MB, sha256 {DIGEST}, as published")
+
+
+# -- interrupted ------------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_connection_is_resumed_where_it_broke(server: FileServer, tmp_path: Path) -> None:
+    server.plans["/file"] = [http.cut(HALF), http.cut(1000)]
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges() == [None, f"bytes={HALF}-", f"bytes={HALF + 1000}-"]
+    assert [headers.get("If-Range") for _, headers in server.requests] == [None, '"one"', '"one"']
+    assert left(tmp_path) == DONE
+
+
+def test_after_the_last_try_what_arrived_is_kept_for_the_next_run(server: FileServer, tmp_path: Path) -> None:
+    server.plans["/file"] = [http.cut(1000)] * 3
+    with pytest.raises(DownloadError, match=r"ended after 3000 of 300000 bytes.*goes on where this stopped") as caught:
+        fetch(server, tmp_path)
+    assert caught.value.exit_code == 75
+    assert left(tmp_path) == PARTIAL
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges()[-1] == "bytes=3000-"
+
+
+def test_a_kill_leaves_a_partial_file_that_the_next_run_resumes(server: FileServer, tmp_path: Path) -> None:
+    with http.stopped_at(HALF) as (stopped, _):
+        server.plans["/file"] = [stopped]
+        child = start_child(server, tmp_path)
+        part = tmp_path / "weights.bin.part"
+        wait_until(lambda: part.is_file() and part.stat().st_size == HALF)
+        child.send_signal(signal.SIGKILL)
+        child.wait(10)
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges() == [None, f"bytes={HALF}-"]
+
+
+def test_a_server_without_ranges_sends_all_of_it_again(server: FileServer, tmp_path: Path) -> None:
+    server.plans["/file"] = [http.cut(HALF), http.without_ranges]
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges()[1] is not None
+
+
+def test_a_file_that_changed_between_tries_is_fetched_from_its_beginning(server: FileServer, tmp_path: Path) -> None:
+    def changes(handler: http.Handler, content: bytes) -> None:
+        http.cut(HALF)(handler, bytes(len(content)))
+        server.etag = '"two"'
+
+    server.plans["/file"] = [changes]
+    assert fetch(server, tmp_path, sha256=None).read_bytes() == CONTENT
+    assert server.requests[1][1]["If-Range"] == '"one"'
+
+
+def test_a_weak_validator_is_not_resumed_with(server: FileServer, tmp_path: Path) -> None:
+    server.etag = 'W/"one"'
+    server.plans["/file"] = [http.cut(HALF)]
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges() == [None, None]
+
+
+def test_another_part_than_asked_for_is_not_taken(server: FileServer, tmp_path: Path) -> None:
+    server.plans["/file"] = [http.cut(HALF), http.other_part]
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges() == [None, f"bytes={HALF}-", None]
+
+
+@pytest.mark.parametrize("extra", [b"", b"more"])
+def test_a_partial_file_that_is_complete_or_too_long(server: FileServer, tmp_path: Path, extra: bytes) -> None:
+    """The server answers 416 to both: the first is taken, the second started anew."""
+    server.plans["/file"] = [http.cut(1000)] * 3
+    fetch_and_fail(server, tmp_path, DownloadError)
+    (tmp_path / "weights.bin.part").write_bytes(CONTENT + extra)
+    server.requests.clear()
+    server.plans.clear()
+    assert fetch(server, tmp_path, sha256=None).read_bytes() == CONTENT
+    assert len(server.requests) == (2 if extra else 1)
+
+
+def test_the_beginning_of_another_address_is_not_continued(server: FileServer, tmp_path: Path) -> None:
+    server.plans["/other"] = [http.cut(1000)] * 3
+    with pytest.raises(DownloadError):
+        cached(source_at(server.url("/other")), cache_dir=tmp_path, patience=QUICK)
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges()[-1] is None
+
+
+def fetch_and_fail(server: FileServer, folder: Path, kind: type[UserError]) -> str:
+    with pytest.raises(kind) as caught:
+        fetch(server, folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# -- corrupted, too large, slow ---------------------------------------------------------------------------------------
+
+
+def test_a_wrong_digest_deletes_what_arrived_and_says_both(server: FileServer, tmp_path: Path) -> None:
+    server.content = CONTENT[:-1] + b"?"
+    message = fetch_and_fail(server, tmp_path, UntrustedFileError)
+    assert DIGEST in message
+    assert hashlib.sha256(server.content).hexdigest() in message
+    assert left(tmp_path) == set()
+    assert len(server.requests) == 1
+
+
+def test_a_wrong_beginning_of_a_digest_is_enough(server: FileServer, tmp_path: Path) -> None:
+    other = f"{int(DIGEST[:8], 16) ^ 1:08x}"
+    with pytest.raises(UntrustedFileError, match=f"with {other}; it is damaged"):
+        fetch(server, tmp_path, sha256=other)
+
+
+@pytest.mark.parametrize("size", [len(CONTENT) - 1, len(CONTENT) + 1])
+def test_another_size_than_published_is_refused_before_any_byte(server: FileServer, tmp_path: Path, size: int) -> None:
+    with pytest.raises(UntrustedFileError, match=f"{size} bytes were published, the server sends {len(CONTENT)}"):
+        fetch(server, tmp_path, size=size)
+    assert left(tmp_path) == set()
+
+
+def test_a_file_above_the_limit_is_refused_by_its_header(server: FileServer, tmp_path: Path) -> None:
+    """The published size is rounded: 0.2 MB allow 210,000 bytes."""
+    with pytest.raises(UntrustedFileError, match="300000 bytes, more than the 210000"):
+        cached(replace(source_at(server.url()), megabytes=0.2), cache_dir=tmp_path, patience=QUICK)
+    assert left(tmp_path) == set()
+
+
+def test_a_body_above_the_limit_is_stopped(server: FileServer, tmp_path: Path) -> None:
+    server.plans["/file"] = [http.in_chunks]
+    with pytest.raises(UntrustedFileError, match="more than the 210000"):
+        cached(replace(source_at(server.url()), megabytes=0.2), cache_dir=tmp_path, patience=QUICK)
+    assert left(tmp_path) == set()
+
+
+def test_without_a_published_size_there_is_still_a_limit(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert download.MAX_BYTES == 3_000_000_000
+    monkeypatch.setattr(download, "MAX_BYTES", 1000)
+    with pytest.raises(UntrustedFileError, match="more than the 1000"):
+        cached(replace(source_at(server.url()), megabytes=None), cache_dir=tmp_path, patience=QUICK)
+
+
+def test_a_drip_is_given_up(server: FileServer, tmp_path: Path) -> None:
+    server.plans["/file"] = [http.drips(0.05)]
+    patience = replace(IMPATIENT, tries=1)
+    started = time.monotonic()
+    with pytest.raises(DownloadError, match=r"only \d+ bytes arrived in \d+\.\d s"):
+        cached(source_at(server.url()), cache_dir=tmp_path, patience=patience)
+    assert time.monotonic() - started < 3
+
+
+def test_a_silent_server_is_given_up_and_resumed(server: FileServer, tmp_path: Path) -> None:
+    with http.stopped_at(HALF) as (stopped, _):
+        server.plans["/file"] = [stopped]
+        path = cached(source_at(server.url()), cache_dir=tmp_path, patience=IMPATIENT)
+    assert path.read_bytes() == CONTENT
+    assert server.ranges() == [None, f"bytes={HALF}-"]
+
+
+# -- redirected, missing, failing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_followed_with_the_range(server: FileServer, tmp_path: Path, status: int) -> None:
+    server.plans["/file"] = [http.redirects("moved?a=1", status), http.redirects(server.url("/elsewhere"), status)]
+    server.plans["/moved?a=1"] = [http.cut(HALF)]
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert [path for path, _ in server.requests] == ["/file", "/moved?a=1", "/file", "/elsewhere"]
+    assert server.ranges()[2:] == [f"bytes={HALF}-"] * 2
+
+
+@pytest.mark.parametrize(("count", "is_followed"), [(5, True), (6, False)])
+def test_five_redirects_are_followed_and_no_more(
+    server: FileServer, tmp_path: Path, count: int, is_followed: bool
+) -> None:
+    server.plans["/file"] = [http.redirects("/file")] * count
+    if is_followed:
+        assert fetch(server, tmp_path).read_bytes() == CONTENT
+    else:
+        assert "redirected more than 5 times" in fetch_and_fail(server, tmp_path, UntrustedFileError)
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://example.com/x", "file:///etc/passwd", "ftp://example.com/x", "data:,x", "http://[::1", "https:///x",
+     "http://localhost.example.com/x", "https://example.com/a b", "https://example.com/\xe9"],
+)  # fmt: skip
+def test_a_redirect_away_from_https_is_refused_and_keeps_what_arrived(
+    server: FileServer, tmp_path: Path, location: str
+) -> None:
+    server.plans["/file"] = [http.cut(HALF), http.redirects(location)]
+    assert "refused; weights are fetched over https only" in fetch_and_fail(server, tmp_path, UntrustedFileError)
+    assert len(server.requests) == 2
+    assert left(tmp_path) == PARTIAL
+
+
+def test_https_is_never_left_not_even_for_this_machine() -> None:
+    check_address("https://example.com/a", previous="https://huggingface.co/b")
+    check_address("http://127.0.0.1:80/a", previous="http://localhost/b")
+    with pytest.raises(UntrustedFileError, match="redirects to"):
+        check_address("http://127.0.0.1/a", previous="https://huggingface.co/b")
+    with pytest.raises(UntrustedFileError, match="https only"):
+        check_address("http://huggingface.co/a")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_missing_file_is_not_asked_for_again(server: FileServer, tmp_path: Path, status: int) -> None:
+    server.plans["/file"] = [http.says(status)] * 3
+    assert f"the server answered {status}" in fetch_and_fail(server, tmp_path, MissingInputError)
+    assert len(server.requests) == 1
+    assert left(tmp_path) == set()
+
+
+def test_too_many_requests_can_be_tried_later(server: FileServer, tmp_path: Path) -> None:
+    server.plans["/file"] = [http.says(429)] * 3
+    assert "try again later" in fetch_and_fail(server, tmp_path, DownloadError)
+    assert len(server.requests) == 1
+
+
+def test_a_server_error_is_tried_again_with_growing_pauses(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
+    server.plans["/file"] = [http.says(500), http.says(503)]
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert pauses == [0.01, 0.02]
+    assert len(server.requests) == 3
+
+
+# -- the cache --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_in_the_cache_is_used_without_a_request(server: FileServer, tmp_path: Path) -> None:
+    path = fetch(server, tmp_path)
+    server.stop()
+    assert fetch(server, tmp_path) == path
+    assert len(server.requests) == 1
+
+
+def test_offline_without_the_file_is_one_line_that_says_where_to_put_it(server: FileServer, tmp_path: Path) -> None:
+    server.stop()
+    message = fetch_and_fail(server, tmp_path, DownloadError)
+    assert server.url() in message
+    assert str(tmp_path / "weights.bin") in message
+    assert "Connection refused" in message
+
+
+@pytest.mark.parametrize("sha256", [None, DIGEST])
+def test_a_file_put_there_by_hand_is_used_and_noted(server: FileServer, tmp_path: Path, sha256: str | None) -> None:
+    (tmp_path / "weights.bin").write_bytes(CONTENT)
+    server.stop()
+    assert fetch(server, tmp_path, sha256=sha256) == tmp_path / "weights.bin"
+    assert json.loads((tmp_path / "weights.bin.json").read_text())["sha256"] == DIGEST
+
+
+def test_a_wrong_file_put_there_by_hand_is_refused(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"something else")
+    assert DIGEST in fetch_and_fail(server, tmp_path, UntrustedFileError)
+
+
+@pytest.mark.parametrize("sha256", [None, DIGEST])
+def test_a_cached_file_that_changed_is_noticed(server: FileServer, tmp_path: Path, sha256: str | None) -> None:
+    path = fetch(server, tmp_path, sha256=sha256)
+    changed = bytearray(CONTENT)
+    changed[HALF] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(UntrustedFileError, match="delete it, and it is fetched again"):
+        fetch(server, tmp_path, sha256=sha256)
+    path.unlink()
+    assert fetch(server, tmp_path, sha256=sha256).read_bytes() == CONTENT
+
+
+def test_a_copied_file_is_hashed_once_and_then_known_again(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fetch(server, tmp_path)
+    os.utime(path, (1, 1))
+    hashed: list[Path] = []
+    real = download._sha256
+    monkeypatch.setattr(download, "_sha256", lambda file: hashed.append(file) or real(file))  # type: ignore[func-returns-value]
+    for _ in range(3):
+        assert fetch(server, tmp_path) == path
+    assert hashed == [path]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"size": "x"}', "[" * 100_000])
+def test_a_damaged_note_costs_a_hash_and_nothing_else(server: FileServer, tmp_path: Path, text: str) -> None:
+    path = fetch(server, tmp_path)
+    (tmp_path / "weights.bin.json").write_text(text)
+    assert fetch(server, tmp_path) == path
+    assert json.loads((tmp_path / "weights.bin.json").read_text())["sha256"] == DIGEST
+
+
+def test_a_cached_file_that_cannot_be_read_is_one_line(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights.bin").write_bytes(CONTENT)
+
+    def denied(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(download, "_sha256", denied)
+    assert "cannot be read: Permission denied" in fetch_and_fail(server, tmp_path, MissingInputError)
+
+
+def test_a_cache_that_cannot_be_made_is_an_output_error(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="set PADDLE_CVT_HOME to a folder"):
+        fetch(server, tmp_path / "file" / "cache")
+    assert server.requests == []
+
+
+def test_a_full_disk_is_one_line_and_the_rest_is_fetched_later(server: FileServer, tmp_path: Path) -> None:
+    """A limit on the size of files is the kernel's own EFBIG, in the middle of the body."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    child = start_child(server, tmp_path, before=limit)
+    _, errors = child.communicate(timeout=20)
+    assert child.returncode == SaveError.exit_code
+    assert errors.count("error:") == 1
+    assert "File too large; what arrived is kept" in errors.splitlines()[-1]
+    assert (tmp_path / "weights.bin.part").stat().st_size == 100_000
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges() == [None, "bytes=100000-"]
+
+
+def test_too_little_room_is_found_before_the_body(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = transfer.shutil.disk_usage
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: real(path)._replace(free=HALF))
+    assert "0.3 MB are to come, 0.1 MB are free" in fetch_and_fail(server, tmp_path, SaveError)
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+CHILD = """
+import logging, sys
+{before}
+from dataclasses import replace
+from pathlib import Path
+from util.errors import run_script
+from util.weights.download import cached
+from util.weights.sources import SOURCES
+logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+source = replace(SOURCES[0], url={url!r}, file="weights.bin", sha256={digest!r}, megabytes=1.0)
+run_script(lambda argv: print(cached(source, cache_dir=Path({folder!r}))))
+"""
+
+
+def start_child(server: FileServer, folder: Path, *, before: str = "") -> "subprocess.Popen[str]":
+    code = CHILD.format(before=before, url=server.url(), digest=DIGEST, folder=str(folder))
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_of_two_processes_one_fetches_and_the_other_waits(server: FileServer, tmp_path: Path) -> None:
+    with http.stopped_at(HALF) as (stopped, go_on):
+        server.plans["/file"] = [stopped]
+        children = [start_child(server, tmp_path) for _ in range(2)]
+        waiting = threading.Event()
+
+        def read(child: "subprocess.Popen[str]") -> None:
+            assert child.stderr is not None
+            for line in child.stderr:
+                if "waiting for it" in line:
+                    waiting.set()
+
+        readers = [threading.Thread(target=read, args=(child,)) for child in children]
+        for reader in readers:
+            reader.start()
+        assert waiting.wait(20)
+        go_on.set()
+        assert [child.wait(20) for child in children] == [0, 0]
+        for reader in readers:
+            reader.join()
+    assert len(server.requests) == 1
+    assert (tmp_path / "weights.bin").read_bytes() == CONTENT
+    assert left(tmp_path) == DONE
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.read() == f"{tmp_path / 'weights.bin'}\n"
+
+
+def test_without_locks_each_process_has_its_own_partial_file(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(download.fcntl, "flock", no_locks)
+    (tmp_path / "weights.bin.part").write_bytes(b"another process is at this")
+    server.plans["/file"] = [http.cut(1000)] * 3
+    fetch_and_fail(server, tmp_path, DownloadError)
+    assert left(tmp_path) == {"weights.bin.part"}  # nobody would go on with what this process began
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert left(tmp_path) == DONE | {"weights.bin.part"}
+    assert (tmp_path / "weights.bin.part").read_bytes() == b"another process is at this"
+
+
+# -- places and names -------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PADDLE_CVT_HOME", str(tmp_path / "own"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "own" / "weights"
+    monkeypatch.delenv("PADDLE_CVT_HOME")
+    assert cache_folder() == tmp_path / "xdg" / "paddle_cvt" / "weights"
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")  # to be ignored, says the XDG specification
+    assert cache_folder() == tmp_path / "home" / ".cache" / "paddle_cvt" / "weights"
+
+
+def test_a_mirror_replaces_huggingface_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, other = require_source("convit_tiny.fb_in1k"), require_source("convit_tiny.mindcv")
+    assert address(hub) == hub.url
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
+    assert address(hub) == hub.url.replace("huggingface.co", "mirror.example")
+    assert address(other) == other.url
+
+
+@pytest.mark.parametrize("mirror", ["http://mirror.example", "mirror.example", "file:///mirror"])
+def test_a_mirror_without_https_is_refused(monkeypatch: pytest.MonkeyPatch, mirror: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", mirror)
+    with pytest.raises(UsageError, match="HF_ENDPOINT must be an https address"):
+        address(require_source("convit_tiny.fb_in1k"))
+
+
+def test_weights_are_fetched_from_the_mirror(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.url("/mirror"))
+    assert fetch_from_hub(tmp_path).read_bytes() == CONTENT
+    assert server.requests[0][0] == "/mirror/timm/convit_tiny.fb_in1k/resolve/main/model.safetensors"
+
+
+def fetch_from_hub(folder: Path) -> Path:
+    url = "https://huggingface.co/timm/convit_tiny.fb_in1k/resolve/main/model.safetensors"
+    return cached(source_at(url), cache_dir=folder, patience=QUICK)
+
+
+def test_a_file_comes_before_a_name_and_a_name_before_a_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("convit_tiny.mindcv").write_bytes(b"own")
+    assert find_weights("convit_tiny.mindcv") == (Path("convit_tiny.mindcv"), None)
+    source = replace(require_source("convit_small.mindcv"), sha256=DIGEST)
+    monkeypatch.setattr(download, "find_source", lambda text: source)
+    monkeypatch.setattr(download, "require_source", lambda text: source)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / source.file).write_bytes(CONTENT)
+    found = find_weights("convit_small.mindcv", cache_dir=tmp_path / "cache")
+    assert found == (tmp_path / "cache" / source.file, source)
+
+
+@pytest.mark.parametrize("text", ["weights.safetensors", "folder/convit_tiny", "x" * 5000 + ".pth"])
+def test_what_looks_like_a_path_is_a_missing_file(text: str) -> None:
+    with pytest.raises(MissingInputError, match="no such file"):
+        find_weights(text)
+
+
+def test_what_looks_like_a_name_is_an_unknown_name() -> None:
+    with pytest.raises(UsageError, match=r"nearest: convit_tiny"):
+        find_weights("convit_tinny")
+
+
+def test_neither_module_imports_paddle() -> None:
+    code = "import sys, util.weights.download, util.weights.sources; sys.exit('paddle' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,72 @@
+"""Reading the parameters of an exported program, without Paddle.
+
+A `.pdiparams` file holds the tensors one after the other in the order of Paddle's internal names, and no names; the
+manifest says which is which. Each tensor: uint32 0, uint64 0 (levels of ragged sequences), uint32 0, int32 length of a
+protobuf message TensorDesc {data_type = 1; repeated dims = 2}, that message, and the values.
+"""
+
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from util.errors import WeightsError
+
+_HEADER = struct.Struct("<IQIi")
+_FLOAT32 = 5  # of Paddle's VarType, the only type that exports of this project hold
+
+
+def read_parameters(path: Path, names: tuple[str | None, ...]) -> dict[str, np.ndarray]:
+    """Returns the tensors of a `.pdiparams` file by name; those whose name is None are left out.
+
+    names: of all tensors of the file, in its order. Damage is a WeightsError.
+    """
+    data = path.read_bytes()
+    tensors: dict[str, np.ndarray] = {}
+    offset = 0
+    try:
+        for name in names:
+            shape, offset = _shape(data, offset)
+            size = math.prod(shape)
+            values = np.frombuffer(data, np.float32, size, offset).reshape(shape)
+            offset += values.nbytes
+            if name is not None:
+                tensors[name] = values
+    except (struct.error, ValueError, IndexError) as error:
+        raise WeightsError(f"{path}: damaged, or not of this export: {error}") from None
+    if offset != len(data):
+        raise WeightsError(f"{path}: damaged, or not of this export: it holds more than {len(names)} tensors")
+    return tensors
+
+
+def _shape(data: bytes, offset: int) -> tuple[tuple[int, ...], int]:
+    """Returns a tensor's shape and where its values begin. Anything but float32 is a ValueError."""
+    *versions, length = _HEADER.unpack_from(data, offset)
+    offset += _HEADER.size
+    end = offset + length
+    if any(versions) or not offset < end <= len(data):
+        raise ValueError(f"no tensor at byte {offset}")
+    dims: list[int] = []
+    while offset < end:
+        key = data[offset]
+        value, offset = _varint(data, offset + 1)
+        if key == 0x08 and value != _FLOAT32:
+            raise ValueError(f"a tensor of type {value}, not float32")
+        if key == 0x10:
+            dims.append(value)
+        elif key != 0x08:
+            raise ValueError(f"an unknown field at byte {offset}")
+    return tuple(dims), end
+
+
+def _varint(data: bytes, offset: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[offset]
+        value |= (byte & 0x7F) << shift
+        offset, shift = offset + 1, shift + 7
+        if byte < 0x80:
+            return value, offset
+        if shift > 63:
+            raise ValueError("a number without end")

@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     open_size = settings.export.dynamic_size
     if open_size and trained.model.position_tables():
         raise UsageError(
-            f"--dynamic_size: {trained.name} has a position for each patch of images of {height} x {width}; leave it out, "
-            "and export once for each --input_size"
+            f"--dynamic_size: {trained.name} has a position for each patch of images of {height} x {width}; leave it "
+            "out, and export once for each --input_size"
         )
     manifest = Manifest(
         model=trained.name,

@@ -15,7 +15,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from models.layers import AttentionProduct, can_fuse, merge_heads, split_heads
+from models.layers import AttentionProduct, can_fuse, full_precision, merge_heads, split_heads
 from models.registry import ModelInfo, register_model
 from models.transformer import NORM_EPS, Block, PatchEmbed, PlainTransformer, SelfAttention, head_dim, split_parts
 
@@ -41,6 +41,17 @@ class GatedProduct(AttentionProduct):
         return self.drop(attn) @ v
 
 
+class PositionProjection(nn.Linear):
+    """Scores of the relative positions r (1, N, N, 3): r v_pos of equation 6, as maps (1, h, N, N).
+
+    As einsum: Paddle Inference ends in a segmentation fault (repeated_fc_relu_fuse_pass, 3.3.1) when the input of a
+    plain linear layer is a constant.
+    """
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return paddle.einsum("bqkc,ch->bhqk", positions, self.weight) + self.bias.reshape([1, -1, 1, 1])
+
+
 class GatedPositionalAttention(nn.Layer):
     """GPSA, section 3: each head's gate weighs its attention by content against its attention by position.
 
@@ -62,7 +73,7 @@ class GatedPositionalAttention(nn.Layer):
         self.locality_strength = locality_strength
         self.qk = nn.Linear(dim, 2 * dim, bias_attr=False)
         self.v = nn.Linear(dim, dim, bias_attr=False)
-        self.pos_proj = nn.Linear(3, num_heads)  # v_pos of equation 6, and a bias that softmax cancels
+        self.pos_proj = PositionProjection(3, num_heads)  # its bias is cancelled by softmax
         self.gating_param = self.create_parameter([num_heads], default_initializer=nn.initializer.Constant(1.0))
         self.attend = GatedProduct(scale=head_dim(dim, num_heads) ** -0.5, drop_rate=attn_drop_rate)
         self.proj = nn.Linear(dim, dim)
@@ -79,17 +90,16 @@ class GatedPositionalAttention(nn.Layer):
 
     def position_attention(self) -> Tensor:
         """Returns the attention by position alone (1, h, N, N); it is the same for every image."""
-        with paddle.amp.auto_cast(enable=False):  # square distances of large grids do not fit half precision
-            scores = self.pos_proj(self.positions).transpose([0, 3, 1, 2])  # (1, N, N, h) -> (1, h, N, N)
-            return F.softmax(scores, axis=-1)
+        with full_precision():  # square distances of large grids do not fit half precision
+            return F.softmax(self.pos_proj(self.positions), axis=-1)
 
     def gates(self) -> Tensor:
         """Returns 1 - sigmoid(lambda) and sigmoid(lambda), stacked: (2, 1, h, 1, 1).
 
         As a two-way softmax, because `F.sigmoid` cannot be exported to the `.pdmodel` format.
         """
-        lambdas = self.gating_param.reshape([1, 1, self.num_heads, 1, 1])
-        return F.softmax(paddle.concat([paddle.zeros_like(lambdas), lambdas]), axis=0)
+        half = 0.5 * self.gating_param.reshape([1, 1, self.num_heads, 1, 1])
+        return F.softmax(paddle.concat([-half, half]), axis=0)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k = split_parts(self.qk(x), 2, self.num_heads)

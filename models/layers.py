@@ -132,12 +132,19 @@ class ScaledDotProduct(AttentionProduct):
         return self.drop(self.scores(q, k)) @ v  # (B, h, T, S) @ (B, h, S, d) -> (B, h, T, d)
 
 
+def full_precision() -> contextlib.AbstractContextManager[None]:
+    """Returns a context in which automatic mixed precision is off; programs are float32 anyway."""
+    return paddle.amp.auto_cast(enable=False) if paddle.in_dynamic_mode() else contextlib.nullcontext()
+
+
 def can_fuse(x: Tensor) -> bool:
     """Whether attention on x goes through Paddle's fused operator: on a GPU, and not while a program is written.
 
     On a CPU that operator is the plain product, no faster; `.pdmodel` programs cannot hold it.
     """
-    return paddle.in_dynamic_mode() and x.place.is_gpu_place()
+    if not paddle.in_dynamic_mode():  # of its own: what writes programs evaluates both sides of an `and`
+        return False
+    return x.place.is_gpu_place()
 
 
 def recompute_block(block: nn.Layer, x: Tensor, sizes: tuple[int, ...] = ()) -> Tensor:

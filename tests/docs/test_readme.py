@@ -1,5 +1,6 @@
 """The documents: commands that the scripts accept, links that resolve, figures that are the code's."""
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -11,11 +12,14 @@ import pytest
 from eval import EvalSettings
 from export_model import ExportSettings
 from infer import InferSettings
+from models import model_info
 from predict import PredictSettings
 from tests.models.test_registry import SIZES
 from train import TrainSettings
 from util import errors
-from util.settings import Settings, parse
+from util.settings import Settings, parse, read_yaml
+from util.weights.__main__ import ConvertSettings
+from util.weights.sources import require_source
 
 ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "README_cn.md")
@@ -26,7 +30,9 @@ SCRIPTS: dict[str, tuple[type[Settings], str | None]] = {
     "predict.py": (PredictSettings, None),
     "export_model.py": (ExportSettings, None),
     "infer.py": (InferSettings, None),
+    "util.weights": (ConvertSettings, "source"),
 }
+TOOLS = {"models", "util.checkpoint", "util.data.split"}  # started with `python -m`, with options of their own
 RUN_SH = {"-g", "--gpus", "-t", "--job-type", "-p", "--port", "--nodes", "--rank", "--master"}  # each takes a value
 
 
@@ -50,6 +56,11 @@ def commands(document: str) -> list[list[str]]:
     return [shlex.split(line) for line in lines if line]
 
 
+def is_script(words: Sequence[str]) -> bool:
+    """Whether a command starts one of SCRIPTS."""
+    return words[0] in ("python", "bash") and (words[1] != "-m" or words[2] not in TOOLS)
+
+
 def to_script(words: Sequence[str]) -> list[str]:
     """The script and its arguments, without `python`, the launcher or run.sh and its own options."""
     if words[:2] == ["bash", "run.sh"]:
@@ -62,8 +73,19 @@ def to_script(words: Sequence[str]) -> list[str]:
                 job = value
         return [{"train": "train.py", "test": "eval.py"}[job], *arguments]
     first = next(i for i, word in enumerate(words) if word in SCRIPTS)
-    assert first == 1 or words[1:3] == ["-m", "paddle.distributed.launch"], words
+    assert first == 1 or (words[1] == "-m" and (first == 2 or words[2] == "paddle.distributed.launch")), words
     return list(words[first:])
+
+
+def check_command(words: Sequence[str]) -> str:
+    """Parses a command's arguments as its script does, and returns the script; published names must exist."""
+    script, *arguments = to_script(words)
+    settings, positional = SCRIPTS[script]
+    parse(settings, arguments, description="", positional=positional)
+    for name, value in itertools.pairwise(arguments):
+        if name == "--pretrained" and value != "list" and "/" not in value and "." not in value[-12:]:
+            require_source(value)
+    return script
 
 
 def slug(heading: str) -> str:
@@ -85,14 +107,12 @@ def test_shell_blocks_can_be_pasted(document: str) -> None:
 @pytest.mark.parametrize("document", READMES)
 def test_scripts_know_every_option(document: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # recipes are named relative to it
-    used = set()
-    for words in commands(document):
-        if words[0] in ("python", "bash"):
-            script, *arguments = to_script(words)
-            settings, positional = SCRIPTS[script]
-            parse(settings, arguments, description="", positional=positional)
-            used.add(script)
+    used = {check_command(words) for words in commands(document) if is_script(words)}
     assert used == set(SCRIPTS)
+    in_tables = re.findall(r"\| `(python [^`]+)` \|", text(document))
+    assert len(in_tables) == 7
+    for command in in_tables:
+        check_command(shlex.split(command))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -120,12 +140,36 @@ def test_both_readmes_say_the_same() -> None:
         assert counts[0] == counts[1] > 0, pattern
 
 
+def model_rows(document: str) -> dict[str, list[str]]:
+    """The table of models: name -> its other cells, the recipes first."""
+    rows = re.findall(r"^\| `(\w+)` \| (\[.*) \|$", text(document), re.M)
+    assert len(dict(rows)) == len(rows)
+    return {name: cells.split(" | ") for name, cells in rows}
+
+
 @pytest.mark.parametrize("document", READMES)
 def test_the_model_table_has_the_golden_sizes(document: str) -> None:
-    rows = re.findall(r"^\| `(\w+)` \| \[.*?\| ([\d,]+) \| ([\d.]+) \|", text(document), re.M)
-    assert {name for name, _, _ in rows} == set(SIZES)
-    for name, parameters, gmacs in rows:
+    rows = model_rows(document)
+    assert rows.keys() == SIZES.keys()
+    for name, (_, parameters, gmacs, size, *_) in rows.items():
         assert (int(parameters.replace(",", "")), float(gmacs)) == SIZES[name]
+        assert int(size) == model_info(name).input_size[1]
+
+
+@pytest.mark.parametrize("document", READMES)
+def test_the_model_table_links_every_recipe_of_its_model(document: str) -> None:
+    linked = {link: name for name, row in model_rows(document).items() for link in re.findall(r"\]\(([^)]+)\)", row[0])}
+    recipes = {str(path.relative_to(ROOT)) for path in (ROOT / "configs" / "train").glob("*/*.yaml")}
+    assert linked.keys() == recipes | {"demo/digits.yaml"}
+    assert {link: read_yaml(ROOT / link)["model"] for link in linked} == linked
+
+
+@pytest.mark.parametrize("document", READMES)
+def test_the_accuracies_are_the_first_of_the_page_of_models(document: str) -> None:
+    page = text(document.replace("README", "docs/models"))
+    there = re.findall(r"^\| `(\w+)` \| [\d,]+ \| .* \| ([^|]+) \| ([^|]+) \|$", page, re.M)
+    first = {name: [results.split("<br>")[0], sources.split("<br>")[0]] for name, results, sources in there}
+    assert {name: row[-2:] for name, row in model_rows(document).items()} == first
 
 
 @pytest.mark.parametrize("document", READMES)

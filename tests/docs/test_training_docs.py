@@ -1,4 +1,4 @@
-"""The pages on training and fine-tuning: every setting with its default, every option of the peers, both languages."""
+"""The pages on training, fine-tuning and weights: every setting, every option of the peers, both languages."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.test_readme import RUN_SH, SCRIPTS, blocks, commands, prose, slug, text, to_script
+from tests.docs.test_readme import RUN_SH, blocks, check_command, commands, is_script, prose, slug, text
 from tests.models.test_registry import SIZES
 from train import TrainSettings
 from util.options import GROUPS, ScheduleOptions
@@ -19,7 +19,7 @@ from util.train.schedule import highest_lr
 
 ROOT = Path(__file__).parents[2]
 TRAINING = ("docs/training.md", "docs/training_cn.md")
-PAIRS = (TRAINING, ("docs/finetuning.md", "docs/finetuning_cn.md"))
+PAIRS = (TRAINING, ("docs/finetuning.md", "docs/finetuning_cn.md"), ("docs/weights.md", "docs/weights_cn.md"))
 PAGES = [page for pair in PAIRS for page in pair]
 FOREIGN_FLAGS = {"--shm-size"}  # docker's
 
@@ -196,17 +196,23 @@ def test_every_key_of_paddleclas_has_one_place(page: str) -> None:
 
 @pytest.mark.parametrize("page", TRAINING)
 def test_the_recipes_are_those_of_the_files(page: str) -> None:
-    (table,) = tables_with(page, "recipe/配置")
     written = {}
-    for name, batch, opt, lr, decay, epochs, _ in table[1:]:
+    for name, batch, opt, lr, decay, epochs, source in (
+        row
+        for table in tables_with(
+            page, "recipe/配置", "`batch_size` × GPUs × `update_freq`/`batch_size` × GPU 数 × `update_freq`"
+        )
+        for row in table[1:]
+    ):
         path = ROOT / "docs" / re.findall(r"\((.*)\)", name)[0]
         size, processes, update_freq = map(int, batch.split(" × "))
         written[path.resolve()] = (size, update_freq, opt, float(lr), float(decay), int(epochs))
-        assert f"{size * processes * update_freq} images an update" in path.read_text(encoding="utf-8").replace(
-            "\n# ", " "
-        )
+        head = path.read_text(encoding="utf-8").replace("\n# ", " ")
+        assert source
+        assert f"{size * processes * update_freq} images an update" in head
+        assert re.search(rf"run\.sh -g {processes} |--gpus=[\d,]*\b{processes - 1} ", head), path
     files = {}
-    for path in (ROOT / "configs" / "train" / "cvt").glob("*.yaml"):
+    for path in (ROOT / "configs" / "train").glob("*/*.yaml"):
         recipe = read_yaml(path)
         names = ("batch_size", "update_freq", "opt", "lr", "weight_decay", "epochs")
         files[path.resolve()] = tuple(recipe[name] for name in names)
@@ -340,7 +346,5 @@ def test_commands_can_be_pasted(page: str, monkeypatch: pytest.MonkeyPatch) -> N
     for block in found:
         subprocess.run(["bash", "-n"], input=block, text=True, check=True)
     for words in commands(page):
-        if words[0] in ("python", "bash") and words[1:2] != ["-m"]:
-            script, *arguments = to_script(words)
-            settings, positional = SCRIPTS[script]
-            parse(settings, arguments, description="", positional=positional)
+        if is_script(words):
+            check_command(words)

@@ -1,31 +1,45 @@
 """ViT against timm and MindCV, and what a table of positions brings with it."""
 
+import copy
 from typing import Any
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
+from paddle import nn
 
 from models import create_model
 from models.transformer import InputSizeError
+from tests.golden.make_weights import VIT
 from tests.models.golden import fill, load, logits
 from tests.reference import images
 
 SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2, "img_size": 32, "num_classes": 5}
 
 
-@pytest.mark.parametrize("name", ["vit_b_16_224", "vit_b_32_224"])
-def test_logits_equal_timm(name: str) -> None:
-    model = create_model(name)
+@pytest.fixture(scope="module")
+def vit_b_32() -> nn.Layer:
+    model = create_model("vit_b_32_224")
     fill(model)
-    expected = load(name)["logits_224"]
+    return model
+
+
+def test_logits_equal_timm(vit_b_32: nn.Layer) -> None:
+    expected = load("vit_b_32_224")["logits_224"]
+    np.testing.assert_allclose(logits(vit_b_32, len(expected), 224, 224), expected, rtol=0, atol=1e-4)
+
+
+def test_logits_with_smaller_patches_equal_timm() -> None:
+    model = create_model("vit_b_16_224")
+    fill(model)
+    expected = load("vit_b_16_224")["logits_224"]
     np.testing.assert_allclose(logits(model, len(expected), 224, 224), expected, rtol=0, atol=1e-4)
 
 
-def test_logits_equal_mindcv() -> None:
+def test_logits_equal_mindcv(vit_b_32: nn.Layer) -> None:
     """Names and weights are timm's; MindSpore has another GELU and another epsilon by default."""
-    model = create_model("vit_b_32_224")
-    fill(model)
+    model = copy.deepcopy(vit_b_32)
     model.eval()
     batch = paddle.to_tensor(images(1, 224, 224, seed=9))
     expected = load("mindcv_vit_b_32_224")["logits"]
@@ -47,6 +61,21 @@ def test_numerics_are_an_argument_and_can_be_set() -> None:
     np.testing.assert_array_equal(logits(other, 2, 32, 32), logits(model, 2, 32, 32))
     with pytest.raises(ValueError, match="act is one of gelu, gelu_tanh; got 'relu'"):
         model.set_numerics(act="relu", norm_eps=1e-6)
+
+
+def test_gradients_equal_timm() -> None:
+    golden = load("weights")
+    model = create_model("vit_s_16_224", img_size=32, **VIT)
+    fill(model)
+    model.train()
+    loss = F.cross_entropy(model(paddle.to_tensor(images(2, 32, 32))), paddle.to_tensor([3, 7]))
+    loss.backward()
+    assert abs(float(loss) - float(golden["vit_loss"])) < 1e-5
+    parameters = dict(model.named_parameters())
+    assert set(parameters) == set(map(str, golden["vit_grad_names"]))
+    for name, expected in zip(golden["vit_grad_names"], golden["vit_grad_norms"], strict=True):
+        norm = float(np.linalg.norm(parameters[str(name)].grad.numpy().astype(np.float64)))
+        assert abs(norm - expected) <= 1e-3 * expected, name
 
 
 def test_initialisation_is_timms() -> None:

@@ -45,7 +45,7 @@ CASES = {
     "no such checkpoint": (["predict.py", "--infer_imgs", "data", "--resume", "nope.safetensors"], 66, "nope.safetensors: no such file"),
     "another model's checkpoint": (["eval.py", "data", "--model", "cvt_13_224x224", *WEIGHTS], 78, "holds cvt_nano_32x32, not cvt_13_224x224"),
     "other classes": (["eval.py", "data", "--num_classes", "5", *WEIGHTS], 78, "has 3 classes, not 5"),
-    "not a checkpoint": (["eval.py", "data", "--resume", "data/val_list.txt"], 65, "expected a .safetensors file"),
+    "not a checkpoint": (["eval.py", "data", "--resume", "data/val_list.txt"], 65, "not a weights file of a known format (safetensors, paddle, torch, mindspore)"),
     "no averaged weights": (["eval.py", "data", "--use_ema", *WEIGHTS], 65, "holds no averaged weights"),
     "missing list": (["eval.py", "data", "--cls_label_path_val", "nope.txt", *WEIGHTS], 66, "nope.txt: no such file"),
     "list entry missing": (["train.py", "data", "--cls_label_path_train", "missing.txt", *TINY], 65, "missing.txt:2: data/train/nope.JPEG: no such file"),

@@ -33,7 +33,7 @@ def read_parameters(path: Path, names: tuple[str | None, ...]) -> dict[str, np.n
             offset += values.nbytes
             if name is not None:
                 tensors[name] = values
-    except (struct.error, ValueError, IndexError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise WeightsError(f"{path}: damaged, or not of this export: {error}") from None
     if offset != len(data):
         raise WeightsError(f"{path}: damaged, or not of this export: it holds more than {len(names)} tensors")

@@ -21,7 +21,7 @@ from util.evaluation.statistics import calibration
 from util.evaluation.views import MirrorMean, Restricted
 from util.options import DataOptions, EvalOptions, LoaderOptions
 from util.restore import Trained, UnnamedModelError
-from util.weights.formats import detect_format
+from util.weights import recognise
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,8 @@ def make_task(trained: Trained, data: DataOptions, options: EvalOptions) -> Task
 
 def check_opens(source: str) -> None:
     """Refuses weights that have vanished, or are no file, as weights that cannot be used: a WeightsError."""
-    path = Path(source)
     try:
-        if not path.is_dir():  # of an export
-            detect_format(path)
+        recognise(Path(source))
     except MissingInputError as error:
         raise WeightsError(str(error)) from None
 

@@ -14,7 +14,7 @@ paddle at module level.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -67,14 +67,20 @@ def read_weights(path: str | Path, *, use_ema: bool = False) -> LoadedWeights:
     UntrustedFileError, a damaged or unknown one a WeightsError.
     """
     path = Path(path)
-    if _is_export(path):
-        weights = _read_export(path, use_ema=use_ema)
-    elif detect_format(path) == "safetensors" and is_container(path):
-        weights = _read_checkpoint(path, use_ema=use_ema)
-    else:
-        weights = _read_foreign(path, use_ema=use_ema)
+    read = {"export": _read_export, "checkpoint": _read_checkpoint, "foreign": _read_foreign}[recognise(path)]
+    weights = read(path, use_ema=use_ema)
     _check_head(weights.tensors, str(path))
     return weights
+
+
+def recognise(path: Path) -> Literal["export", "checkpoint", "foreign"]:
+    """Returns what a path holds, by its content, which is not verified yet.
+
+    Nothing there is a MissingInputError; what no known project writes, a WeightsError.
+    """
+    if _is_export(path):
+        return "export"
+    return "checkpoint" if detect_format(path) == "safetensors" and is_container(path) else "foreign"
 
 
 def _is_export(path: Path) -> bool:
@@ -203,7 +209,7 @@ class Loaded:
     new_head: list[str]
     adapted: list[str]
     headless: bool = False  # the file has no head at all
-    positions: Sequence[str] = ()
+    positions: list[str] = field(default_factory=list)
     preprocess: dict[str, Any] = field(default_factory=dict)  # what the file implies
 
     def __str__(self) -> str:

@@ -150,12 +150,3 @@ def is_container(path: Path) -> bool:
     """Whether the file says that it is a checkpoint of this project; its content is not verified."""
     with _opened(path) as file:
         return (file.metadata() or {}).get("format") == FORMAT
-
-
-def read_plain(path: Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a plain safetensors file."""
-    with _opened(path) as file:
-        try:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        except (TypeError, ValueError) as error:
-            raise WeightsError(f"{path}: holds a tensor that cannot be read: {error}") from None

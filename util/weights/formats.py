@@ -157,7 +157,8 @@ def find_weights(root: Any) -> tuple[dict[str, StoredTensor], dict[str, StoredTe
             return state_dict(root, "the file"), None
         entries = ", ".join(repr(key)[:80] for key in list(root)[:MAX_LISTED]) or "nothing"
         raise WeightsError(f"holds no weights: expected tensors by name, or {', '.join(MODEL_KEYS)}; got {entries}")
-    loose = [key for key, tensor in tensors.items() if tensor.size > 1]  # single numbers are accuracies and such
+    # single numbers are accuracies and such, integers a generator's state
+    loose = [key for key, tensor in tensors.items() if tensor.is_float and tensor.size > 1]
     for rivals in (list(models), list(averages), [nested[0], *loose]):
         if len(rivals) > 1:
             names = ", ".join(repr(key)[:80] for key in rivals[:MAX_LISTED])
@@ -192,7 +193,8 @@ def state_dict(entries: dict[Any, Any], where: str) -> dict[str, StoredTensor]:
             continue
         name = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
         tensor = as_tensor(value)
-        if not isinstance(name, str) or len(name) > MAX_NAME or tensor is None:
+        is_name = isinstance(name, str) and len(name) <= MAX_NAME and name.isprintable() and name not in result
+        if not is_name or tensor is None:
             raise WeightsError(f"{where} holds {str(key)[:80]!r}, {_kind(value)}, among the weights: not a state dict")
         result[name] = tensor
     if not result:
@@ -201,4 +203,13 @@ def state_dict(entries: dict[Any, Any], where: str) -> dict[str, StoredTensor]:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"an entry of type {type(value).__name__}"
+    if value is None:
+        return "nothing"
+    name = type(value).__name__
+    return _KINDS.get(name, f"an entry of type {name}")
+
+
+_KINDS = {
+    "StoredTensor": "a tensor", "PickledArray": "an array", "LongText": "a text", "Global": "a function or a class",
+    "Inert": "an object", "str": "a text",
+}  # fmt: skip

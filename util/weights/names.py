@@ -41,7 +41,11 @@ _HF_VIT = (
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
+    (r"^(?:encoder\.layer|layers)\.(\d+)\.", r"blocks.\1."),  # the second in memory, since transformers 5
+    (r"\.attention\.o_proj\.", ".attn.proj."),
+    (r"\.attention\.q_proj\.", ".attn.query."),
+    (r"\.attention\.k_proj\.", ".attn.key."),
+    (r"\.attention\.v_proj\.", ".attn.value."),
     (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
     (r"\.attention\.output\.dense\.", ".attn.proj."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
@@ -58,6 +62,7 @@ _MINDCV = (
     (r"\.attn\.q\.", ".attn.query."),
     (r"\.attn\.k\.", ".attn.key."),
 )
+_MINDSPORE_PROGRESS = ("epoch_num", "step_num", "global_step", "learning_rate", "loss_scale")
 MINDCV_NUMERICS: dict[str, str | float] = {"act": "gelu_tanh", "norm_eps": 1e-7}  # MindSpore's defaults
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -78,19 +83,21 @@ class OfficialWeights:
 def to_official(tensors: Mapping[str, np.ndarray], *, source: str) -> OfficialWeights:
     """Returns a file's tensors as the models here have them; which project wrote it is told from the names.
 
-    `module.`, which data parallel training puts before every name, is taken off; PyTorch's counters of batches and
-    the pooler of Hugging Face's backbones are left out. Names that remain unknown are kept, for `set_weights` to
-    refuse. Two tensors of one name, or linear weights in two layouts, are a WeightsError.
+    `module.`, which data parallel training puts before every name, is taken off. PyTorch's counters of batches, the
+    pooler of Hugging Face's backbones and the numbers that MindSpore appends are left out. Names that remain unknown
+    are kept, for `set_weights` to refuse. Two tensors of one name, or linear weights in two layouts, are a
+    WeightsError.
     """
     tensors = _without_prefix(tensors, "module.")
     tensors = {k: v for k, v in tensors.items() if not k.endswith(".num_batches_tracked")}
     origin, preprocess, numerics = "official names", {}, {}
     if any(name.startswith("cvt.encoder.") for name in tensors):
         origin, tensors = "Hugging Face CvT", _renamed(tensors, _HF_CVT, source)
-    elif any(name.startswith(("vit.encoder.", "encoder.layer.")) for name in tensors):
+    elif "vit.embeddings.cls_token" in tensors or "embeddings.cls_token" in tensors:
         tensors = {k: v for k, v in tensors.items() if not k.startswith(("vit.pooler.", "pooler."))}
         origin, tensors = "Hugging Face ViT", _fused(_renamed(tensors, _HF_VIT, source), source)
     elif any(name.endswith((".gamma", ".beta")) for name in tensors):
+        tensors = {k: v for k, v in tensors.items() if k not in _MINDSPORE_PROGRESS}
         is_convit = any(name.endswith(".gating_param") for name in tensors)
         origin, tensors = "MindCV", _fused(_renamed(tensors, _MINDCV, source), source)
         numerics = MINDCV_NUMERICS

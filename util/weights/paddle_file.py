@@ -43,17 +43,15 @@ def _joined(saved: dict[Any, Any]) -> dict[Any, Any]:
     """Returns a dict in which each sliced array stands once, as a whole."""
     saved = dict(saved)
     slices = saved.pop(SLICES)
-    if not isinstance(slices, dict):
+    if not isinstance(slices, dict) or not all(isinstance(how, dict) for how in slices.values()):
         raise DamagedFileError(f"{SLICES} does not say how its slices belong together")
     for name, how in slices.items():
-        try:
-            parts = [as_tensor(saved.pop(part)) for part in how["slices"]]
-            shape = how["OriginShape"]
-        except (LookupError, TypeError):
-            raise DamagedFileError(
-                f"{SLICES} does not say how the slices of {str(name)[:80]!r} belong together"
-            ) from None
-        saved[name] = _join(parts, shape, str(name)[:80])
+        names = how.get("slices")
+        if not isinstance(names, list) or not all(isinstance(part, str) and part in saved for part in names):
+            raise DamagedFileError(f"{SLICES} names slices that are not there")
+        saved[name] = _join([as_tensor(saved[part]) for part in names], how.get("OriginShape"), str(name)[:80])
+        for part in names:
+            saved.pop(part, None)
     return saved
 
 

@@ -10,8 +10,8 @@ MAX_OPCODES steps, integers have at most MAX_INT_BYTES bytes, and only plain val
 calls itself, however deep the nesting. Containers are shared, not expanded, so that a list which holds itself
 a billion times costs nothing until somebody walks through it, and nobody does.
 
-Of the opcodes of protocols 0 to 5 (`pickletools`), those of protocol 0 that hold numbers and texts as lines are
-missing, and those of protocol 5: `paddle.save` writes protocols 2 to 4, `torch.save` protocol 2 unless told otherwise.
+`paddle.save` writes protocols 2 to 4, `torch.save` protocol 2 unless told otherwise. What protocol 0 writes as lines of
+text is passed over, so that a name that follows is found and refused; what protocol 5 adds is refused or damaged.
 """
 
 import struct
@@ -22,7 +22,7 @@ from typing import Any
 from util.errors import UntrustedFileError
 from util.weights.container import DamagedFileError
 
-MAX_OPCODES = 600_000  # a checkpoint of CvT-W24 with its average and AdamW's state has some 150,000
+MAX_OPCODES = 400_000  # a checkpoint of CvT-W24 with average and optimizer has some 140,000
 MAX_INT_BYTES = 9  # 64 bits and a sign; longer ones could be made to collide as keys of a dict
 MAX_LINE = 200
 LONG_TEXT = 256  # shorter texts and bytes are copied, longer ones stay in the file
@@ -76,33 +76,25 @@ class PickleMachine:
         self.allowed, self.how_to_convert, self.persistent_load = allowed, how_to_convert, persistent_load
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks below each mark
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[int | str, Any] = {}
 
     def run(self) -> Any:
         """Returns the pickled value. DamagedFileError, or UntrustedFileError for what is refused."""
         try:
             for _ in range(MAX_OPCODES):
-                opcode = self.take(1)[0]
+                opcode = self.data[self.position]
+                self.position += 1
                 if opcode == ord("."):
                     return self.stack[-1]
-                self.step(opcode)
+                action = _ACTIONS.get(opcode)
+                if action is None:
+                    self.refuse_opcode(opcode)
+                else:
+                    action(self)
         except (LookupError, TypeError, OverflowError, struct.error, UnicodeError) as error:
             reason = " ".join(f"{type(error).__name__} {error}".split())[:100]
             raise DamagedFileError(f"its pickle is damaged near byte {self.position}: {reason}") from None
         raise DamagedFileError(f"its pickle has more than {MAX_OPCODES} steps, which no weights need")
-
-    def step(self, opcode: int) -> None:
-        if opcode in _CONSTANTS:
-            self.stack.append(_CONSTANTS[opcode])
-        elif opcode in _NUMBERS:
-            self.stack.append(struct.unpack(_NUMBERS[opcode], self.take(struct.calcsize(_NUMBERS[opcode])))[0])
-        elif opcode in _SIZED:
-            kind, width = _SIZED[opcode]
-            self.stack.append(kind(self.take(self.number(width))))
-        elif opcode in _ACTIONS:
-            _ACTIONS[opcode](self)
-        else:
-            self.refuse_opcode(opcode)
 
     def take(self, size: int) -> memoryview:
         """Returns the next `size` bytes."""
@@ -167,6 +159,10 @@ class PickleMachine:
             self.stack.pop()
         else:
             self.pop_mark()
+
+    def pass_over(self) -> None:
+        self.line()
+        self.push(Inert())
 
     def tuple_of(self, count: int) -> None:
         if len(self.stack) < count:
@@ -237,6 +233,9 @@ class PickleMachine:
             self.stack.append(self.persistent_load(self.stack.pop()))
 
 
+Action = Callable[[PickleMachine], None]
+
+
 def _text(data: memoryview) -> str | LongText:
     return LongText(data) if len(data) > LONG_TEXT else str(data, "utf-8", "surrogatepass")
 
@@ -251,18 +250,38 @@ def _integer(data: memoryview) -> int:
     return int.from_bytes(data, "little", signed=True)
 
 
-_CONSTANTS: dict[int, Any] = {ord("N"): None, 0x88: True, 0x89: False, ord(")"): ()}
+def _constant(value: Any) -> Action:
+    return lambda machine: machine.push(value)
 
-_NUMBERS = {ord("J"): "<i", ord("K"): "<B", ord("M"): "<H", ord("G"): ">d"}
 
-_SIZED: dict[int, tuple[Callable[[memoryview], Any], int]] = {
-    ord("X"): (_text, 4), 0x8C: (_text, 1), 0x8D: (_text, 8),
-    ord("B"): (_bytes, 4), ord("C"): (_bytes, 1), 0x8E: (_bytes, 8),
-    ord("T"): (_bytes, 4), ord("U"): (_bytes, 1),  # Python 2's texts, in which it kept bytes as well
-    0x8A: (_integer, 1), 0x8B: (_integer, 4),
-}  # fmt: skip
+def _number(form: str) -> Action:
+    return lambda machine: machine.push(struct.unpack(form, machine.take(struct.calcsize(form)))[0])
 
-_ACTIONS: dict[int, Callable[[PickleMachine], None]] = {
+
+def _sized(kind: Callable[[memoryview], Any], width: int) -> Action:
+    """What has its size in front of it, in `width` bytes."""
+    return lambda machine: machine.push(kind(machine.take(machine.number(width))))
+
+
+_ACTIONS: dict[int, Action] = {
+    ord("N"): _constant(None),
+    0x88: _constant(True),
+    0x89: _constant(False),
+    ord(")"): _constant(()),
+    ord("J"): _number("<i"),
+    ord("K"): _number("<B"),
+    ord("M"): _number("<H"),
+    ord("G"): _number(">d"),
+    0x8A: _sized(_integer, 1),
+    0x8B: _sized(_integer, 4),
+    ord("X"): _sized(_text, 4),
+    0x8C: _sized(_text, 1),
+    0x8D: _sized(_text, 8),
+    ord("B"): _sized(_bytes, 4),
+    ord("C"): _sized(_bytes, 1),
+    0x8E: _sized(_bytes, 8),
+    ord("T"): _sized(_bytes, 4),  # Python 2's texts, in which it kept bytes as well
+    ord("U"): _sized(_bytes, 1),
     0x80: PickleMachine.proto,
     0x95: PickleMachine.frame,
     ord("("): PickleMachine.mark,
@@ -289,6 +308,9 @@ _ACTIONS: dict[int, Callable[[PickleMachine], None]] = {
     ord("q"): lambda m: m.put(1),
     ord("r"): lambda m: m.put(4),
     0x94: PickleMachine.memoize,
+    ord("p"): lambda m: m.memo.update({m.line(): m.stack[-1]}),
+    ord("g"): lambda m: m.push(m.memo[m.line()]),
+    **dict.fromkeys(b"FILSV", PickleMachine.pass_over),
     ord("c"): lambda m: m.push(m.find(m.line(), m.line())),
     0x93: PickleMachine.stack_global,
     ord("R"): PickleMachine.call,

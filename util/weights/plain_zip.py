@@ -27,6 +27,8 @@ class Entry:
     def verified(self) -> memoryview:
         """Returns the bytes, or raises a DamagedFileError; their checksum is computed once."""
         if not self._is_verified and zlib.crc32(self.data) != self.crc:
+            if self.crc == 0:
+                raise DamagedFileError(f"its entry {self.name!r} has no checksum: save the file again, with checksums")
             raise DamagedFileError(f"its entry {self.name!r} does not have the checksum that was written with it")
         self._is_verified = True
         return self.data

@@ -26,7 +26,7 @@ def read_safetensors(data: memoryview) -> dict[str, StoredTensor]:
             f"its header claims {size} bytes, expected at most {min(max(len(data) - 8, 0), MAX_HEADER)}"
         )
     try:
-        header = json.loads(bytes(data[8 : 8 + size]), object_pairs_hook=_without_repetition)
+        header = json.loads(str(data[8 : 8 + size], "utf-8"), object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100]
         raise DamagedFileError(f"its header is damaged: {reason}") from None

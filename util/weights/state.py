@@ -54,7 +54,7 @@ def _are_numerics(values: dict[str, Any]) -> bool:
     """Whether values are what a model's `numerics` returns."""
     act, norm_eps = values.get("act"), values.get("norm_eps")
     is_known = values.keys() == {"act", "norm_eps"} and act in ("gelu", "gelu_tanh")
-    return is_known and isinstance(norm_eps, float) and 0.0 < norm_eps < 1.0
+    return is_known and isinstance(norm_eps, float) and 0.0 < norm_eps <= 1e-3  # what Paddle takes
 
 
 def _classes_fault(classes: dict[str, Any], num_classes: int) -> str | None:

@@ -13,6 +13,7 @@ import numpy as np
 from util.weights.container import DamagedFileError
 
 MAX_DIMENSIONS = 32
+MAX_ELEMENTS = 2**48  # numpy can still count the bytes of that
 
 # safetensors' names of element types; BF16 is read as the bits that it is, and widened by `to_numpy`
 DTYPES = {
@@ -41,6 +42,8 @@ class StoredTensor:
 
     def __post_init__(self) -> None:
         check_shape(self.shape)
+        if math.prod(n or 1 for n in self.shape) >= MAX_ELEMENTS:  # numpy refuses them beside a zero, too
+            raise DamagedFileError(f"shape {list(self.shape)} has too many elements")
         available = self.num_bytes // self.itemsize
         if self.strides is None:
             if self.offset or self.num_bytes != self.size * self.itemsize:
@@ -51,7 +54,7 @@ class StoredTensor:
             return
         check_shape(self.strides)
         if len(self.strides) != len(self.shape) or type(self.offset) is not int or self.offset < 0:
-            raise DamagedFileError(f"shape {list(self.shape)} with strides {list(self.strides)}, offset {self.offset}")
+            raise DamagedFileError(f"shape {list(self.shape)} with strides {list(self.strides)}, or its offset")
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
         # a view of more elements than there are (stride 0) would take memory that the file does not
         if self.size and (last >= available or self.size > available):
@@ -77,10 +80,13 @@ class StoredTensor:
         if self.strides is None:
             array = flat.reshape(self.shape, order=self.order)
         else:
-            steps = [step * dtype.itemsize for step in self.strides]
+            # the step of a single element means nothing, and may be any number
+            steps = [step * dtype.itemsize if n > 1 else 0 for n, step in zip(self.shape, self.strides, strict=True)]
             array = np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, steps, writeable=False)
         if self.dtype == "BF16":
-            return (array.astype(np.uint32, order="C") << 16).view(np.float32)
+            bits = array.astype(np.uint32, order="C")
+            bits <<= 16
+            return bits.view(np.float32)
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is judged as that
             return array.astype(np.float32 if self.is_float else DTYPES[self.dtype], order="C")
 
@@ -90,8 +96,11 @@ class StoredTensor:
 
 
 def check_shape(shape: Sequence[int]) -> None:
-    """Raises a DamagedFileError unless all are sizes that an array can have."""
+    """Raises a DamagedFileError unless all are sizes that an array can have.
+
+    What they are instead is not printed: a value off a pickle can be nested so that its text has no end.
+    """
     if not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS:
-        raise DamagedFileError(f"expected a shape of at most {MAX_DIMENSIONS} sizes, got {str(shape)[:60]}")
-    if not all(type(n) is int and 0 <= n < 2**63 for n in shape):
-        raise DamagedFileError(f"expected sizes and strides of at least 0, got {str(shape)[:60]}")
+        raise DamagedFileError(f"has a shape or strides that are no tuple of at most {MAX_DIMENSIONS} numbers")
+    if not all(type(n) is int and 0 <= n < MAX_ELEMENTS for n in shape):
+        raise DamagedFileError(f"has a shape or strides with something else than numbers from 0 to {MAX_ELEMENTS}")

@@ -3,7 +3,7 @@
 The archive holds, in one folder of any name, `data.pkl`, `data/<key>` for each storage, and some entries that say how
 they were written, of which only `byteorder` matters. PyTorch does not compress, so neither may a file here: an entry
 has its size, and all together have no more than the file. Each entry that is read must have its CRC-32.
-(`torch.serialization.set_crc32_options(False)` writes archives without right ones; they count as damaged.)
+(Archives without, from `torch.serialization.set_crc32_options(False)`, are refused.)
 
 A tensor is a call of `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)`; a storage is a persistent
 id `("storage", type, key, location, number of elements)`. Nothing else of PyTorch is needed, nor allowed.

@@ -11,9 +11,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from tests.checkpoints import AnyModel
 from util.errors import MissingInputError, NonFiniteLossError, SaveError, WeightsError
 from util.weights import load_weights, read_weights, set_weights
-from util.weights.container import DamagedFileError, is_container, read_container, read_plain, write_container
+from util.weights.container import DamagedFileError, is_container, read_container, write_container
 
 STATE = {"epoch": 3, "best": 81.25, "name": "ä", "nested": {"list": [1, None, True]}}
 
@@ -135,7 +136,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="not a checkpoint of this project"):
         read_container(path)
     assert not is_container(path)
-    _assert_equal(read_plain(path)["a"], np.ones(3, np.float32))
     path.write_bytes(b"\x80\x04\x95" + bytes(100))  # a pickle
     with pytest.raises(DamagedFileError, match="not a safetensors file"):
         read_container(path)
@@ -232,7 +232,7 @@ def test_removed_folder_is_a_save_error(tmp_path: Path) -> None:
 
 
 def _linear() -> paddle.nn.Layer:
-    return paddle.nn.Sequential(paddle.nn.Linear(3, 2), paddle.nn.BatchNorm1D(2))
+    return AnyModel(paddle.nn.Linear(3, 2), paddle.nn.BatchNorm1D(2))
 
 
 def _weights(model: paddle.nn.Layer) -> dict[str, np.ndarray]:
@@ -279,7 +279,7 @@ def test_each_kind_of_difference_alone_is_refused(kind: str) -> None:
 
 
 def test_long_lists_of_names_are_cut() -> None:
-    model = paddle.nn.Sequential(*[paddle.nn.Linear(1, 1) for _ in range(6)])
+    model = AnyModel(*[paddle.nn.Linear(1, 1) for _ in range(6)])
     with pytest.raises(WeightsError, match=r"missing \(12\): 0\.weight, .*3\.bias, \.\.\."):
         set_weights(model, {}, source="x")
 
@@ -324,7 +324,7 @@ def test_weights_that_are_not_there(tmp_path: Path) -> None:
         read_weights(tmp_path / "own.safetensors", use_ema=True)
     with pytest.raises(WeightsError, match=r"other\.safetensors: holds no model weights"):
         read_weights(tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match=r"x\.pdparams: expected a \.safetensors file"):
+    with pytest.raises(WeightsError, match=r"x\.pdparams: its pickle is damaged"):
         read_weights(tmp_path / "x.pdparams")
     with pytest.raises(MissingInputError, match=r"gone\.safetensors: no such file"):
         read_weights(tmp_path / "gone.safetensors")

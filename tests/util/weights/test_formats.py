@@ -4,7 +4,9 @@ import argparse
 import os
 import pickle
 import pickletools
+import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -144,7 +146,7 @@ def test_element_types_and_layouts_written_by_paddle(tmp_path: Path) -> None:
     }
     for protocol in (2, 4):
         paddle.save(saved, str(tmp_path / "types.pdparams"), protocol=protocol)
-        expected = {"half": EIGHTHS, "brain": EIGHTHS, "double": EIGHTHS, "number": np.array(7)}
+        expected: dict[str, np.ndarray] = {"half": EIGHTHS, "brain": EIGHTHS, "double": EIGHTHS, "number": np.array(7)}
         expected |= {"empty": np.zeros((0, 3), np.float32), "columns": GRID, "swapped": GRID}
         assert_same(read_raw(tmp_path / "types.pdparams").tensors, expected)
 
@@ -182,8 +184,9 @@ def test_each_format_is_recognised_by_content_and_read_exactly(
 @pytest.mark.parametrize("write", [write_torch, write_safetensors, write_mindspore])
 @pytest.mark.parametrize("floats", ["F16", "BF16", "F64"])
 def test_other_floating_point_comes_out_as_float32(tmp_path: Path, write: Callable[..., None], floats: str) -> None:
-    write(tmp_path / "weights", {"weight": EIGHTHS}, floats=floats)
-    assert_same(read_raw(tmp_path / "weights").tensors, {"weight": EIGHTHS})
+    tensors: dict[str, np.ndarray] = {"weight": EIGHTHS, "scalar": np.array(2.5, np.float32)}
+    write(tmp_path / "weights", tensors, floats=floats)
+    assert_same(read_raw(tmp_path / "weights").tensors, tensors)
 
 
 @pytest.mark.parametrize("write", [write_torch, write_paddle])
@@ -206,8 +209,10 @@ def test_a_state_dict_within_a_module_and_an_average_alone(tmp_path: Path) -> No
     assert_same(weights.averaged, AVERAGE)
 
 
-def test_microsofts_checkpoint_has_the_name_of_a_model_beside_its_weights(tmp_path: Path) -> None:
-    write_torch(tmp_path / "weights", TENSORS, wrap="state_dict", beside={"model": "cls_cvt", "perf": np.array(81.6)})
+def test_a_models_name_an_accuracy_and_a_generators_state_are_no_weights(tmp_path: Path) -> None:
+    """microsoft/CvT writes its model's name as `model`."""
+    beside = {"model": "cls_cvt", "perf": np.array(81.6), "rng": np.arange(8, dtype=np.uint8)}
+    write_torch(tmp_path / "weights", TENSORS, wrap="state_dict", beside=beside)
     assert_same(read_raw(tmp_path / "weights").tensors, TENSORS)
 
 
@@ -221,6 +226,8 @@ def test_microsofts_checkpoint_has_the_name_of_a_model_beside_its_weights(tmp_pa
         ({"weight": GRID, "names": ["a"]}, "holds 'names', an entry of type list, among the weights"),
         ({"model": {"weight": GRID, "step": 3}}, "model holds 'step', an entry of type int, among the weights"),
         ({"model": {3: GRID}}, "model holds '3'"),
+        ({b"weight": GRID, "weight": GRID}, "the file holds 'weight', an array, among the weights"),
+        (GRID, "holds an array, expected tensors by name"),
         ([GRID], "holds an entry of type list, expected tensors by name"),
         ({}, "holds no weights"),
     ],
@@ -301,6 +308,63 @@ def test_a_storage_that_tensors_share_is_read_for_each(tmp_path: Path) -> None:
     (tmp_path / "bomb").write_bytes(pickle.dumps({f"weight{i}": large for i in range(1000)}))
     with pytest.raises(DamagedFileError, match="claim 4194304000 bytes"):
         read_raw(tmp_path / "bomb")
+
+
+def test_reading_takes_the_memory_of_the_weights_once(tmp_path: Path) -> None:
+    """Not counted: pages of the file, which the system can drop. An optimizer's state is not read at all."""
+    tensors = {f"weight{i}": np.zeros((1024, 1024), np.float32) for i in range(4)}
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    for write in (write_torch, write_paddle, write_safetensors, write_mindspore):
+        path = tmp_path / write.__name__
+        if write in (write_torch, write_paddle):
+            write(path, tensors, wrap="model", beside={"optimizer": tensors})
+        else:
+            write(path, tensors)
+        tracemalloc.start()
+        weights = read_raw(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(weights.tensors) == 4
+        assert size <= peak < 1.1 * size, write.__name__
+
+
+def test_names_of_numpy_before_2_and_texts_of_python_2(tmp_path: Path) -> None:
+    """What PaddleClas's published files hold."""
+    old = pickle.dumps({"weight": GRID}, 2).replace(b"cnumpy._core.multiarray", b"cnumpy.core.multiarray")
+    (tmp_path / "old").write_bytes(old)
+    assert_same(read_raw(tmp_path / "old").tensors, {"weight": GRID})
+    data = GRID.astype("<f4").tobytes()
+    older = (
+        b"\x80\x02}U\x06weightcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\x01b\x87R(K\x01K\x04K\x06\x86"
+        b"cnumpy\ndtype\nU\x02f4K\0K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89"
+        b"U" + bytes([len(data)]) + data + b"tbs."
+    )
+    assert np.array_equal(pickle.loads(older, encoding="bytes")[b"weight"], GRID)
+    (tmp_path / "older").write_bytes(older)
+    assert_same(read_raw(tmp_path / "older").tensors, {"weight": GRID})
+
+
+def test_a_zip_archive_with_numbers_of_64_bits(tmp_path: Path) -> None:
+    """As PyTorch writes above 4 GB; Python's zipfile reads the same."""
+    write_torch(tmp_path / "weights", {"weight": GRID})
+    content = (tmp_path / "weights").read_bytes()
+    directory, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
+    records, position = b"", directory
+    while position < end:
+        fields = list(struct.unpack_from("<4sHHHHHHIIIHHHHHII", content, position))
+        name = content[position + 46 : position + 46 + fields[10]]
+        extra = struct.pack("<HHHHQQQ", 0x7777, 0, 1, 24, fields[9], fields[8], fields[16])
+        fields[8] = fields[9] = fields[16] = 0xFFFFFFFF
+        position += 46 + fields[10]
+        fields[11] = len(extra)
+        records += struct.pack("<4sHHHHHHIIIHHHHHII", *fields) + name + extra
+    count = len(zipfile.ZipFile(tmp_path / "weights").namelist())
+    end64 = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, len(records), directory)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, directory + len(records), 1)
+    last = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    (tmp_path / "wide").write_bytes(content[:directory] + records + end64 + locator + last)
+    assert zipfile.ZipFile(tmp_path / "wide").testzip() is None
+    assert_same(read_raw(tmp_path / "wide").tensors, {"weight": GRID})
 
 
 def structure(pickled: bytes) -> list[tuple[str, Any]]:

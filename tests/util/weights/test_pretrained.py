@@ -10,7 +10,7 @@ from paddle import nn
 from safetensors.numpy import save_file
 
 from models import create_model
-from tests.checkpoints import write_checkpoint
+from tests.checkpoints import AnyModel, write_checkpoint
 from tests.reference import images, tensor
 from util.errors import MismatchError, WeightsError
 from util.weights import Loaded, load_pretrained, load_weights
@@ -93,7 +93,7 @@ def test_head_and_channels_at_once(tmp_path: Path) -> None:
 
 
 def _convolutions(*channels: tuple[int, int]) -> nn.Layer:
-    return nn.Sequential(*[nn.Conv2D(inside, outside, 3) for inside, outside in channels])
+    return AnyModel(*[nn.Conv2D(inside, outside, 3) for inside, outside in channels])
 
 
 @pytest.mark.parametrize(("given", "wanted", "fault"), [

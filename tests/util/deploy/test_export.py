@@ -1,0 +1,133 @@
+"""Every model in both static formats, and its weights back out of an export."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from models import convit, create_model, cvt, list_models, model_info, vit
+from util.data.preprocessing import resolve_preprocessing
+from util.deploy.bundle import MANIFEST, PARAMS, Manifest, read_manifest
+from util.deploy.export import export
+from util.deploy.parameters import read_parameters
+from util.errors import WeightsError
+from util.options import PreprocessOptions
+from util.weights import load_weights, read_weights
+
+CLASSES = 4
+
+
+def thin(name: str, **options: Any) -> nn.Layer:
+    """Returns a model with all the kinds of layers that `name` has, but few channels, blocks and pixels."""
+    if name.startswith("cvt"):
+        stages = [replace(stage, embed_dim=8, num_heads=1, depth=1) for stage in getattr(cvt, name)()["stages"]]
+        return create_model(name, stages=stages, num_classes=CLASSES, **options)
+    heads = getattr(convit if name.startswith("convit") else vit, name)()["num_heads"]
+    sizes: dict[str, Any] = {"img_size": 64, "embed_dim": 4 * heads, "num_heads": heads, "depth": 2}
+    if name.startswith("convit"):
+        sizes["local_up_to_layer"] = 1
+    return create_model(name, **sizes, num_classes=CLASSES, **options)
+
+
+def describe(name: str, model: nn.Layer, size: tuple[int, int] = (64, 64)) -> Manifest:
+    info = {"input_size": (3, *size), "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bicubic",
+            "mean": model_info(name).mean, "std": model_info(name).std}  # fmt: skip
+    return Manifest(
+        model=name, input_shape=(None, 3, *size), input_dtype="float32", num_classes=CLASSES,
+        class_names=tuple("abcd"), preprocess=resolve_preprocessing(PreprocessOptions(), info).to_plain(), sha256={},
+        versions={}, numerics=model.numerics(),
+    )  # fmt: skip
+
+
+def scramble(model: nn.Layer) -> None:
+    """Gives every parameter values that show: norms, gates and biases are constants at the start."""
+    rng = np.random.default_rng(0)
+    for value in model.state_dict().values():
+        array = value.numpy()
+        noise = 0.1 * rng.standard_normal(array.shape)
+        value.set_value((array + (np.abs(noise) if (array >= 0).all() else noise)).astype(np.float32))
+    model.eval()
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_exports_and_infers_equal_to_the_model(name: str, tmp_path: Path) -> None:
+    model = thin(name)
+    scramble(model)
+    differences = export(model, describe(name, model), tmp_path, threads=1, sizes=[(64, 64)])
+    assert set(differences) == {"model.json", "model.pdmodel"}  # each within 1e-5 of the largest logit, or an error
+    tensors = read_weights(tmp_path).tensors
+    own = {key: value.numpy() for key, value in model.state_dict().items()}
+    assert tensors.keys() == own.keys()
+    for key, value in own.items():
+        np.testing.assert_array_equal(tensors[key], value)
+
+
+def test_numerics_are_in_the_programs_and_come_back(tmp_path: Path) -> None:
+    model = thin("vit_s_16_224")
+    scramble(model)
+    exact = model(paddle.ones([1, 3, 64, 64])).numpy()
+    model.set_numerics(act="gelu_tanh", norm_eps=1e-3)
+    assert np.abs(model(paddle.ones([1, 3, 64, 64])).numpy() - exact).max() > 1e-3
+    export(model, describe("vit_s_16_224", model), tmp_path, threads=1, sizes=[(64, 64)])
+    again = thin("vit_s_16_224")
+    load_weights(again, tmp_path / PARAMS)
+    again.eval()
+    batch = paddle.ones([1, 3, 64, 64])
+    np.testing.assert_array_equal(again(batch).numpy(), model(batch).numpy())
+
+
+def test_a_rectangular_table_is_resampled_from_its_own_grid(tmp_path: Path) -> None:
+    model = create_model("vit_s_16_224", img_size=(32, 64), embed_dim=12, num_heads=2, depth=1, num_classes=CLASSES)
+    model.eval()
+    export(model, describe("vit_s_16_224", model, (32, 64)), tmp_path, threads=1, sizes=[(32, 64)])
+    other = create_model("vit_s_16_224", img_size=(64, 64), embed_dim=12, num_heads=2, depth=1, num_classes=CLASSES)
+    assert load_weights(other, tmp_path) == ["pos_embed resampled from 2 x 4 to 4 x 4"]
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("example")
+    model = thin("vit_s_16_224")
+    model.eval()
+    export(model, describe("vit_s_16_224", model), folder, threads=1, sizes=[(64, 64)])
+    return folder
+
+
+@pytest.fixture
+def exported(example: Path, tmp_path: Path) -> Path:
+    """An export to spoil."""
+    return Path(shutil.copytree(example, tmp_path / "export"))
+
+
+def test_a_changed_export_is_refused(exported: Path) -> None:
+    data = bytearray((exported / PARAMS).read_bytes())
+    data[-1] ^= 1
+    (exported / PARAMS).write_bytes(data)
+    with pytest.raises(WeightsError, match=r"model\.pdiparams is damaged, or of another export"):
+        read_weights(exported)
+
+
+def test_an_export_without_names_is_refused(exported: Path) -> None:
+    manifest = json.loads((exported / MANIFEST).read_text())
+    (exported / MANIFEST).write_text(json.dumps({**manifest, "parameters": []}))
+    with pytest.raises(WeightsError, match="exported before weights could be read back; export the checkpoint again"):
+        read_weights(exported)
+
+
+@pytest.mark.parametrize("fault", ["cut", "longer", "fewer names", "more names", "garbage", "huge shape"])
+def test_parameters_that_are_not_what_the_names_say_are_refused(fault: str, exported: Path) -> None:
+    path, names = exported / PARAMS, read_manifest(exported).parameters
+    data = path.read_bytes()
+    shape = data[:16] + b"\x0d\0\0\0" + b"\x08\x05\x10" + b"\xff" * 9 + b"\x01"  # one side of 2^63 and more
+    faults = {"cut": data[:-2], "longer": data + b"\0", "garbage": b"\x07" * len(data), "huge shape": shape + data[33:]}
+    data = faults.get(fault, data)
+    path.write_bytes(data)
+    names = {"fewer names": names[:-1], "more names": (*names, "x")}.get(fault, names)
+    with pytest.raises(WeightsError, match="damaged, or not of this export"):
+        read_parameters(path, names)

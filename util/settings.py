@@ -142,11 +142,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def _build_parser(
-    groups: dict[str, type[Any]], *, description: str, positional: str | None
+    groups: dict[str, type[Any]], *, description: str, positional: str | None, prog: str | None
 ) -> tuple[Parser, dict[str, Any]]:
     """Returns the parser and each setting's type. Values stay text here; `convert` gives them their types."""
+    first = f"[{positional.removesuffix('_dir').upper()}] " if positional else ""
     parser = Parser(
-        usage=f"%(prog)s {'[DATA] ' if positional else ''}[--config YAML] [--SETTING VALUE ...]",
+        prog=prog,
+        usage=f"%(prog)s {first}[--config YAML] [--SETTING VALUE ...]",
         description=description,
         epilog="every switch --x also has --no_x; none is null",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -222,15 +224,23 @@ def _refuse_unknown(unknown: list[str], hints: dict[str, Any]) -> None:
     raise UsageError(f"unexpected argument {first!r} (--help lists the options)")
 
 
-def parse(settings: type[S], argv: Sequence[str] | None, *, description: str, positional: str | None = None) -> S:
+def parse(
+    settings: type[S],
+    argv: Sequence[str] | None,
+    *,
+    description: str,
+    positional: str | None = None,
+    prog: str | None = None,
+) -> S:
     """Returns a script's settings from the command line and the YAML file it names.
 
     settings: dataclass whose fields, besides those of `Settings`, are option groups.
-    positional: the one setting that may also be given without a flag.
+    positional: the one setting that may also be given without a flag. prog: how the script is called, if not by its
+    file.
     """
     groups = {f.name: typing.get_type_hints(settings)[f.name] for f in fields(settings) if f.name not in _BASE_FIELDS}
     for_yaml = {f.name for group in groups.values() for f in fields(group) if f.metadata["yaml"]}
-    parser, hints = _build_parser(groups, description=description, positional=positional)
+    parser, hints = _build_parser(groups, description=description, positional=positional, prog=prog)
     tokens = [_normalise(token) for token in (sys.argv[1:] if argv is None else argv)]
     arguments, unknown = parser.parse_known_args(tokens)
     command_line = vars(arguments)

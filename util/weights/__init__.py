@@ -173,6 +173,7 @@ def set_weights(
         lines = (
             f"{kind} ({len(names)}): {', '.join(names[:MAX_LISTED])}{', ...' if len(names) > MAX_LISTED else ''}"
             for kind, names in problems.items()
+            if names
         )
         raise WeightsError(f"{source} does not fit the model\n  " + "\n  ".join(lines))
     for name, parameter in own.items():

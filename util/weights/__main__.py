@@ -33,7 +33,9 @@ class ConvertSettings(Settings):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    settings = parse(ConvertSettings, argv, description=__doc__ or "", positional="source")
+    settings = parse(
+        ConvertSettings, argv, description=__doc__ or "", positional="source", prog="python -m util.weights"
+    )
     source, output = settings.convert.source, settings.convert.output
     if list_if_asked(source):
         return

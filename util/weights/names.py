@@ -55,6 +55,10 @@ _HF_VIT = (
     (r"^layernorm\.", "norm."),
     (r"^classifier\.", "head."),
 )
+_PADDLEVIT_CVT = (
+    (r"\.conv_proj_([qkv])\.0\.", r".conv_proj_\1.conv."),
+    (r"\.conv_proj_([qkv])\.1\.", r".conv_proj_\1.bn."),
+)
 _MINDCV = (
     (r"\.gamma$", ".weight"),
     (r"\.beta$", ".bias"),
@@ -102,6 +106,8 @@ def to_official(tensors: Mapping[str, np.ndarray], *, source: str) -> OfficialWe
         origin, tensors = "MindCV", _fused(_renamed(tensors, _MINDCV, source), source)
         numerics = MINDCV_NUMERICS
         preprocess = {} if is_convit else IMAGENET  # its ViT, unlike all others, is trained with ImageNet's mean
+    else:
+        tensors = _renamed(tensors, _PADDLEVIT_CVT, source)
     statistics = ((r"\.running_mean$", "._mean"), (r"\.running_var$", "._variance"))
     official = _paddle_layout(_renamed(tensors, statistics, source), source)
     return OfficialWeights(official, origin, preprocess, numerics)

@@ -154,6 +154,15 @@ def cvt_paddle(golden: Tensors, path: Path) -> None:
     write_paddle(path, tensors, wrap="model", beside=beside_cvt_paddle(tensors))
 
 
+def paddlevit_cvt(golden: Tensors, path: Path) -> None:
+    """Its projections are unnamed layers in a row."""
+    numbers = ((".conv.", ".0."), (".bn.", ".1."))
+    tensors = paddle_layout(official(golden, "cvt"))
+    for name, number in numbers:
+        tensors = {k.replace(name, number): v for k, v in tensors.items()}
+    write_paddle(path, tensors)
+
+
 def data_parallel(golden: Tensors, path: Path) -> None:
     write_torch(path, {f"module.{name}": value for name, value in official(golden, "cvt").items()})
 
@@ -162,6 +171,7 @@ def data_parallel(golden: Tensors, path: Path) -> None:
 SOURCES: dict[str, tuple[str, Callable[[Tensors, Path], None], str, str]] = {
     "CvT-paddle": ("checkpoint-best.pd", cvt_paddle, "cvt", "cvt"),
     "PaddleClas CvT": ("CvT_13_224_pretrained.pdparams", as_paddle("cvt"), "cvt", "cvt"),
+    "PaddleViT CvT": ("cvt_13_224_224.pdparams", paddlevit_cvt, "cvt", "cvt"),
     "microsoft/CvT": ("CvT-13-224x224-IN-1k.pth", as_torch("cvt"), "cvt", "cvt"),
     "microsoft/CvT, of several GPUs": ("model_best.pth", data_parallel, "cvt", "cvt"),
     "microsoft/CvT checkpoint": (

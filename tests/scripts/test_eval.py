@@ -440,10 +440,11 @@ def test_a_checkpoint_that_vanishes_or_is_no_file_does_not_keep_the_others(
     assert [json.loads(line)["checkpoint"] for line in said.out.splitlines()] == [
         "odd/a.safetensors", "odd/b.safetensors",
     ]  # fmt: skip
-    assert "error: odd/aa.safetensors: is a folder, without export.json of an exported model" in said.err
+    folder = "is a folder, without export.json of an exported model; name a file in it"
+    assert f"error: odd/aa.safetensors: {folder}" in said.err
     with open("odd_report/checkpoints.csv", newline="") as file:
         errors = [row["error"] for row in csv.DictReader(file)]
-    assert errors == ["", "odd/aa.safetensors: is not a file", "odd/ab.safetensors: no such file", ""]
+    assert errors == ["", f"odd/aa.safetensors: {folder}", "odd/ab.safetensors: no such file", ""]
     assert len(Path("odd.jsonl").read_text().splitlines()) == 2 * 21
 
 

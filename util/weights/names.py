@@ -5,30 +5,17 @@ layers as (out, in), Paddle as (in, out).
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from util.errors import WeightsError
 
-# (pattern, replacement), tried in order, on each name of a file that holds the sign
-_HF_CVT = (
-    (r"^cvt\.encoder\.stages\.(\d+)\.", r"stage\1."),
-    (r"\.embedding\.convolution_embeddings\.projection\.", ".patch_embed.proj."),
-    (r"\.embedding\.convolution_embeddings\.normalization\.", ".patch_embed.norm."),
-    (r"\.layers\.(\d+)\.", r".blocks.\1."),
-    (
-        r"\.attention\.attention\.convolution_projection_(query|key|value)\.convolution_projection\.convolution\.",
-        r".attn.conv_proj_\1.conv.",
-    ),
-    (
-        r"\.attention\.attention\.convolution_projection_(query|key|value)\.convolution_projection\.normalization\.",
-        r".attn.conv_proj_\1.bn.",
-    ),
-    (r"\.attention\.attention\.projection_(query|key|value)\.", r".attn.proj_\1."),
+# (pattern, replacement), tried in order on each name
+Rules = tuple[tuple[str, str], ...]
+_HF: Rules = (  # what both of its models have
     (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.attn\.(conv_)?proj_(q|k|v)(?:uery|ey|alue)\.", r".attn.\1proj_\2."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
     (r"\.layernorm_before\.", ".norm1."),
@@ -36,7 +23,23 @@ _HF_CVT = (
     (r"^layernorm\.", "norm."),
     (r"^classifier\.", "head."),
 )
-_HF_VIT = (
+_HF_CVT: Rules = (
+    (r"^cvt\.encoder\.stages\.(\d+)\.", r"stage\1."),
+    (r"\.embedding\.convolution_embeddings\.projection\.", ".patch_embed.proj."),
+    (r"\.embedding\.convolution_embeddings\.normalization\.", ".patch_embed.norm."),
+    (r"\.layers\.(\d+)\.", r".blocks.\1."),
+    (
+        r"\.attention\.attention\.convolution_projection_([qkv])[a-z]+\.convolution_projection\.convolution\.",
+        r".attn.conv_proj_\1.conv.",
+    ),
+    (
+        r"\.attention\.attention\.convolution_projection_([qkv])[a-z]+\.convolution_projection\.normalization\.",
+        r".attn.conv_proj_\1.bn.",
+    ),
+    (r"\.attention\.attention\.projection_([qkv])[a-z]+\.", r".attn.proj_\1."),
+    *_HF,
+)
+_HF_VIT: Rules = (
     (r"^vit\.", ""),
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
@@ -47,19 +50,13 @@ _HF_VIT = (
     (r"\.attention\.k_proj\.", ".attn.key."),
     (r"\.attention\.v_proj\.", ".attn.value."),
     (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"\.output\.dense\.", ".mlp.fc2."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"^layernorm\.", "norm."),
-    (r"^classifier\.", "head."),
+    *_HF,
 )
-_PADDLEVIT_CVT = (
+_PADDLEVIT_CVT: Rules = (
     (r"\.conv_proj_([qkv])\.0\.", r".conv_proj_\1.conv."),
     (r"\.conv_proj_([qkv])\.1\.", r".conv_proj_\1.bn."),
 )
-_MINDCV = (
+_MINDCV: Rules = (
     (r"\.gamma$", ".weight"),
     (r"\.beta$", ".bias"),
     (r"^classifier\.", "head."),
@@ -119,7 +116,7 @@ def _without_prefix(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str,
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
-def _renamed(tensors: Mapping[str, np.ndarray], rules: Iterable[tuple[str, str]], source: str) -> dict[str, np.ndarray]:
+def _renamed(tensors: Mapping[str, np.ndarray], rules: Rules, source: str) -> dict[str, np.ndarray]:
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
     result: dict[str, np.ndarray] = {}
     for old, tensor in tensors.items():

@@ -69,8 +69,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             names_file=settings.names.class_names,
             registry=models,
         )
-        for note in trained.notes:
-            log.info(note)
         return make_task(trained, settings.data, settings.evaluation)
 
     # One of several checkpoints that cannot be used does not keep the others from being evaluated.

@@ -54,8 +54,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         names_file=settings.names.class_names,
         registry=models,
     )
-    for note in trained.notes:
-        log.info(note)
     channels, height, width = trained.preprocessing.input_size
     open_size = settings.export.dynamic_size
     if open_size and trained.model.position_tables():

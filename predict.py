@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from util.restore import chosen_weights, restore
 
     # Weights, and what they say about preprocessing and classes
-    log = start_logging(is_main=True)
+    start_logging(is_main=True)
     distributed.start(settings.device.device)
     trained = restore(
         chosen_weights(settings.weights, settings.on_command_line),
@@ -58,9 +58,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         names_file=settings.names.class_names,
         registry=models,
     )
-
-    for note in trained.notes:
-        log.info(note)
 
     @paddle.no_grad()
     def forward(images: np.ndarray) -> np.ndarray:

@@ -265,6 +265,7 @@ def build_state(
         img_size=preprocessing.input_size[1:],
         in_chans=preprocessing.input_size[0],
         drop_rate=settings.regularisation.drop_rate,
+        attn_drop_rate=settings.regularisation.attn_drop_rate,
         drop_path_rate=settings.regularisation.drop_path_rate,
     )
     if path is not None and from_nothing:
@@ -293,7 +294,7 @@ def load_start(model: "nn.Layer", wanted: str, *, name: str, preprocessing: Prep
     from util.weights.download import find_weights
 
     path, published = find_weights(wanted)
-    loaded = load_pretrained(model, path, name=name)
+    loaded = load_pretrained(model, path, name=name, holds=None if published is None else published.model)
     log.info(f"weights from {wanted}{loaded}")
     seen = loaded.preprocess | ({} if published is None else dict(published.preprocess))
     for field in ("mean", "std"):

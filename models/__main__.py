@@ -25,21 +25,29 @@ from models.registry import (
     list_models,
     model_info,
 )
-from util.checkpoint import table_text
+from models.vit import HALF
 from util.errors import UsageError, run_script
 from util.settings import Parser
+from util.tables import table_text
 
 COLUMNS = ("model", "parameters", "GMACs", "input", "mean, std", "crop", "interpolation")
-HALF = (0.5, 0.5, 0.5)
+ALIGNMENT = "<" + ">" * 6
 
 
 def _stub(layer: Any) -> None:
-    """Lets a layer return zeros of the right shape instead of computing its product."""
+    """Lets a linear layer or an attention product return zeros of the right shape instead of computing.
+
+    Counting needs shapes alone: without this it would take the memory of all weights and the time of a forward pass of
+    every model. Only this one instance is changed, and its hooks still run, which is how `count_macs` sees the shapes.
+    """
 
     def linear(x: Tensor) -> Tensor:
         return paddle.zeros([*x.shape[:-1], layer.weight.shape[1]])
 
-    def attention(q: Tensor, k: Tensor, v: Tensor, *maps: Tensor) -> Tensor:
+    # the last two are GatedProduct's alone
+    def attention(
+        q: Tensor, k: Tensor, v: Tensor, position_attn: Tensor | None = None, gates: Tensor | None = None
+    ) -> Tensor:
         return paddle.zeros([*q.shape[:-1], v.shape[-1]])
 
     layer.forward = linear if isinstance(layer, nn.Linear) else attention
@@ -96,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = list_models(canonical_name(pattern))
     if not names:
         raise UsageError(f"no model matches {pattern!r}; known models: {', '.join(list_models())}")
-    print(table_text([COLUMNS, *map(describe, names)]))
+    print(table_text([COLUMNS, *map(describe, names)], ALIGNMENT))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases (d'Ascoli et al., arXiv 2103.10697).
 
-Written from the paper's equations 4 to 8, with timm's parameter names and outputs. What is not in the paper: keys,
-queries and values have no bias, and the heads of a square number k^2 stand on a k x k grid of offsets whose middle is
-k // 2 for odd k and (k - 1) / 2 for even k.
+Written from the paper, with timm's parameter names and outputs. What is not in the paper: keys, queries and values have
+no bias, and the heads of a square number k^2 stand on a k x k grid of offsets whose middle is k // 2 for odd k and
+(k - 1) / 2 for even k.
 
 Legend: B batch, C embed_dim, H W the grid of patches, N = H W patches, h heads, d = C / h.
 """
@@ -17,32 +17,44 @@ from paddle import Tensor, nn
 
 from models.layers import AttentionProduct, can_fuse, full_precision, merge_heads, split_heads
 from models.registry import ModelInfo, register_model
-from models.transformer import NORM_EPS, Block, PatchEmbed, PlainTransformer, SelfAttention, head_dim, split_parts
+from models.transformer import Block, PatchEmbed, PlainTransformer, SelfAttention, head_dim, split_parts
 
 
 def relative_positions(height: int, width: int) -> np.ndarray:
-    """Returns r (1, N, N, 3) of equation 6: for each query and key, x and y between them, and the square distance."""
+    """Returns r (1, N, N, 3): for each query and key, the x and y from one to the other, and their square distance."""
     y, x = np.divmod(np.arange(height * width), width)
     delta_x, delta_y = x[None, :] - x[:, None], y[None, :] - y[:, None]  # (query, key)
     return np.stack([delta_x, delta_y, delta_x**2 + delta_y**2], axis=-1)[None].astype(np.float32)
 
 
 class GatedProduct(AttentionProduct):
-    """((1 - g) softmax(scale q k^T) + g P) v, equation 7: q, k, v (B, h, N, d), P (1, h, N, N) -> (B, h, N, d).
+    """((1 - g) softmax(scale q k^T) + g P) v: q, k, v (B, h, N, d), P (1, h, N, N), g (1, h, 1, 1) -> (B, h, N, d).
 
-    Each row of both maps sums to 1, and so of their mean.
+    Each row of both maps sums to 1, and so does each row of their weighted sum, which needs no normalisation.
+    gates: 1 - g and g, stacked (2, 1, h, 1, 1).
     """
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, gates: Tensor) -> Tensor:
-        content_gate, position_gate = gates.unbind(0)  # 1 - g and g, each (1, h, 1, 1)
-        if can_fuse(q) and not (self.training and self.drop.p):  # dropout is on the mean of both maps
-            return content_gate * self.fused(q, k, v) + (position_gate * positions) @ v
-        attn = content_gate * self.scores(q, k) + position_gate * positions  # (B, h, N, N)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, position_attn: Tensor, gates: Tensor) -> Tensor:
+        content_gate, position_gate = gates.unbind(0)
+        if can_fuse(q) and not (self.training and self.drop.p):  # dropout is on the weighted sum of both maps
+            return content_gate * self.fused(q, k, v) + _attend_all(position_gate * position_attn, v)
+        attn = content_gate * self.scores(q, k) + position_gate * position_attn  # (B, h, N, N)
         return self.drop(attn) @ v
 
 
+def _attend_all(attn: Tensor, v: Tensor) -> Tensor:
+    """One map for all images: attn (1, h, N, N), v (B, h, N, d) -> (B, h, N, d).
+
+    With the images beside the channels it is one product a head, whose backward pass makes no map for each image.
+    """
+    batch, num_heads, tokens, dim = v.shape
+    v = v.transpose([1, 2, 0, 3]).reshape([num_heads, tokens, batch * dim])  # (B, h, N, d) -> (h, N, B d)
+    x = attn.squeeze(0) @ v  # (h, N, N) @ (h, N, B d)
+    return x.reshape([num_heads, tokens, batch, dim]).transpose([2, 0, 1, 3])  # (h, N, B d) -> (B, h, N, d)
+
+
 class PositionProjection(nn.Linear):
-    """Scores of the relative positions r (1, N, N, 3): r v_pos of equation 6, as maps (1, h, N, N).
+    """Scores of the relative positions r (1, N, N, 3): each head's v_pos r, as maps (1, h, N, N).
 
     As einsum: Paddle Inference ends in a segmentation fault (repeated_fc_relu_fuse_pass, 3.3.1) when the input of a
     plain linear layer is a constant.
@@ -53,7 +65,7 @@ class PositionProjection(nn.Linear):
 
 
 class GatedPositionalAttention(nn.Layer):
-    """GPSA, section 3: each head's gate weighs its attention by content against its attention by position.
+    """Gated positional self-attention: a gate weighs each head's attention by content against that by position.
 
     (B, N, C) -> (B, N, C), over patches alone. positions: `relative_positions` of their grid, (1, N, N, 3).
     """
@@ -81,7 +93,7 @@ class GatedPositionalAttention(nn.Layer):
         self.register_buffer("positions", positions, persistable=False)  # follows from the grid, not from training
 
     def init_as_convolution(self) -> None:
-        """Starts as a convolution, equation 8: v the identity, each head centred on its own offset."""
+        """Starts as a convolution: v the identity, each head centred on its own offset."""
         nn.initializer.Assign(np.eye(self.v.weight.shape[0], dtype=np.float32))(self.v.weight)
         x, y = head_offsets(self.num_heads)
         alpha = self.locality_strength  # v_pos = -alpha (1, -2 offset) peaks at the offset
@@ -90,8 +102,7 @@ class GatedPositionalAttention(nn.Layer):
 
     def position_attention(self) -> Tensor:
         """Returns the attention by position alone (1, h, N, N); it is the same for every image."""
-        with full_precision():  # square distances of large grids do not fit half precision
-            return F.softmax(self.pos_proj(self.positions), axis=-1)
+        return F.softmax(self.pos_proj(self.positions), axis=-1)
 
     def gates(self) -> Tensor:
         """Returns 1 - sigmoid(lambda) and sigmoid(lambda), stacked: (2, 1, h, 1, 1).
@@ -104,8 +115,10 @@ class GatedPositionalAttention(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         q, k = split_parts(self.qk(x), 2, self.num_heads)
         v = split_heads(self.v(x), self.num_heads)
-        positions, gates = self.position_attention().astype(v.dtype), self.gates().astype(v.dtype)
-        return self.proj_drop(self.proj(merge_heads(self.attend(q, k, v, positions, gates))))
+        with full_precision():  # half precision holds neither large square distances nor small updates of a gate
+            position_attn, gates = self.position_attention(), self.gates()
+        x = self.attend(q, k, v, position_attn.astype(v.dtype), gates.astype(v.dtype))
+        return self.proj_drop(self.proj(merge_heads(x)))
 
 
 def head_offsets(num_heads: int) -> tuple[np.ndarray, np.ndarray]:
@@ -125,10 +138,10 @@ class ConViT(PlainTransformer):
     """Convolutional vision transformer with gates: images (B, in_chans, *img_size) -> logits (B, num_classes).
 
     local_up_to_layer: number of GPSA layers; the class token joins the patches after them.
-    locality_strength: alpha of equation 8; larger is more like a convolution.
+    locality_strength: alpha; larger is more like a convolution.
     drop_rate: dropout after the positions, each projection and within the MLPs.
     drop_path_rate: largest rate of stochastic depth, which rises linearly over the blocks.
-    num_classes, features_only, act, norm_eps: see PlainTransformer.
+    num_classes, features_only: see PlainTransformer.
     """
 
     def __init__(
@@ -148,8 +161,6 @@ class ConViT(PlainTransformer):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         features_only: bool = False,
-        act: str = "gelu",
-        norm_eps: float = NORM_EPS,
     ) -> None:
         if not 0 < local_up_to_layer < depth:
             raise ValueError(f"local_up_to_layer is at least 1 and below the depth {depth}; got {local_up_to_layer}")
@@ -182,8 +193,6 @@ class ConViT(PlainTransformer):
             num_classes=num_classes,
             drop_rate=drop_rate,
             features_only=features_only,
-            act=act,
-            norm_eps=norm_eps,
         )
         for block in blocks[:local_up_to_layer]:
             block.attn.init_as_convolution()

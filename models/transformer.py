@@ -112,7 +112,6 @@ class PlainTransformer(nn.Layer):
         and has a position of its own.
     num_classes: 0 leaves the head out: the output is the class token's features (B, C).
     features_only: return four maps (B, C, H, W) instead, after each quarter of the blocks, without the class token.
-    act, norm_eps: see `set_numerics`.
 
     The table of positions belongs to one image size: build the model with the size that it is to see.
     """
@@ -126,8 +125,6 @@ class PlainTransformer(nn.Layer):
         num_classes: int,
         drop_rate: float,
         features_only: bool,
-        act: str,
-        norm_eps: float,
     ) -> None:
         super().__init__()
         height, width = patch_embed.grid_size
@@ -144,7 +141,7 @@ class PlainTransformer(nn.Layer):
         self.norm = nn.Identity() if features_only else nn.LayerNorm(self.num_features)
         has_head = num_classes > 0 and not features_only
         self.head = nn.Linear(self.num_features, num_classes) if has_head else None
-        self.set_numerics(act=act, norm_eps=norm_eps)
+        self.set_numerics(act="gelu", norm_eps=NORM_EPS)
         self._init_weights()
 
     def _init_weights(self) -> None:

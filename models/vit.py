@@ -11,7 +11,7 @@ import numpy as np
 
 from models.layers import normal_
 from models.registry import ModelInfo, register_model
-from models.transformer import NORM_EPS, Block, PatchEmbed, PlainTransformer, SelfAttention
+from models.transformer import Block, PatchEmbed, PlainTransformer, SelfAttention
 
 
 class VisionTransformer(PlainTransformer):
@@ -19,7 +19,7 @@ class VisionTransformer(PlainTransformer):
 
     drop_rate: dropout after the positions, each projection and within the MLPs.
     drop_path_rate: largest rate of stochastic depth, which rises linearly over the blocks.
-    num_classes, features_only, act, norm_eps: see PlainTransformer.
+    num_classes, features_only: see PlainTransformer.
     """
 
     def __init__(
@@ -38,8 +38,6 @@ class VisionTransformer(PlainTransformer):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         features_only: bool = False,
-        act: str = "gelu",
-        norm_eps: float = NORM_EPS,
     ) -> None:
         patch_embed = PatchEmbed(img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim)
         blocks = [
@@ -61,8 +59,6 @@ class VisionTransformer(PlainTransformer):
             num_classes=num_classes,
             drop_rate=drop_rate,
             features_only=features_only,
-            act=act,
-            norm_eps=norm_eps,
         )
         normal_(self.cls_token, std=1e-6)
 

@@ -9,6 +9,7 @@ import pytest
 from paddle import nn
 
 from models import model_defaults
+from models.layers import AttentionProduct, Mlp
 from train import TrainSettings, build_state, remaining_epochs
 from util.data.preprocessing import resolve_preprocessing
 from util.distributed import World
@@ -56,6 +57,14 @@ def test_frozen_weights_are_neither_trained_nor_missed_by_a_resumed_run(tmp_path
     tensors = state.tensors()
     assert {k.rpartition("/")[2] for k in tensors if k.startswith("optim/")} == {"head.weight", "head.bias"}
     build("--freeze", "backbone", "--model_ema").restore(Container(tensors, STATE), "here")
+
+
+def test_rates_of_dropout_reach_the_model() -> None:
+    model = build("--drop_rate", "0.1", "--attn_drop_rate", "0.2", "--drop_path_rate", "0.3").model
+    attention = [layer.drop.p for layer in model.sublayers() if isinstance(layer, AttentionProduct)]
+    assert set(attention) == {0.2}
+    assert {layer.drop.p for layer in model.sublayers() if isinstance(layer, Mlp)} == {0.1}
+    assert model.stage2.blocks[-1].drop_path.keep_prob == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(("flags", "resumed", "expected"), [

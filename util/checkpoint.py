@@ -19,16 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from util.errors import (
-    MismatchError,
-    MissingInputError,
-    OutputError,
-    UsageError,
-    UserError,
-    WeightsError,
-    run_script,
-)
+from util.errors import MismatchError, MissingInputError, UsageError, UserError, WeightsError, run_script
+from util.files import check_new_file
 from util.settings import Parser
+from util.tables import table_text
 from util.weights import EMA, MODEL
 from util.weights.container import Container, is_container, read_container, write_container
 from util.weights.state import checked_state, peek_checked_state
@@ -37,6 +31,7 @@ from util.weights.state import checked_state, peek_checked_state
 KEPT = ("model", "preprocess", "classes", "numerics", "versions")
 SUFFIX = ".safetensors"
 COLUMNS = ("checkpoint", "model", "classes", "epoch", "update", "best top-1", "MB", "verified")
+ALIGNMENT = "<" + ">" * 7
 
 
 def collect_checkpoints(names: Sequence[str]) -> list[str]:
@@ -99,20 +94,9 @@ def describe(path: Path) -> tuple[str, ...]:
     return (str(path), *cells, _show_accuracy(progress), size, verified)
 
 
-def table_text(rows: Sequence[Sequence[str]]) -> str:
-    """Returns rows as aligned columns, the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [first.ljust(widths[0])]
-        cells += [field.rjust(width) for field, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
 def list_checkpoints(names: Sequence[str]) -> None:
     """Prints a table of what the files hold, each verified as a whole."""
-    _say(table_text([COLUMNS, *(describe(Path(file)) for file in collect_checkpoints(names))]))
+    _say(table_text([COLUMNS, *(describe(Path(file)) for file in collect_checkpoints(names))], ALIGNMENT))
 
 
 def verify(names: Sequence[str]) -> None:
@@ -132,18 +116,6 @@ def verify(names: Sequence[str]) -> None:
             _say(f"{file}: OK")
     if bad:
         raise WeightsError(f"{bad} of {len(files)} files cannot be used")
-
-
-def check_new_file(output: str) -> Path:
-    """Returns the path of a file to write: it must not exist, and end in .safetensors."""
-    path = Path(output)
-    if path.suffix != SUFFIX:
-        raise UsageError(f"--output must end in {SUFFIX}; got {output}")
-    if path.exists() or path.is_symlink():
-        raise OutputError(f"{path}: exists; nothing is written over: choose another --output, or remove it")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: cannot be written: there is no folder {path.parent}")
-    return path
 
 
 def _weights(container: Container, path: Path, *, ema: bool) -> dict[str, np.ndarray]:
@@ -170,7 +142,7 @@ def strip(file: str, *, ema: bool, output: str) -> None:
 
     ema: the averaged weights, which become the model's.
     """
-    target, path = check_new_file(output), Path(file)
+    target, path = check_new_file(output, suffix=SUFFIX), Path(file)
     container = read_checkpoint(path)
     state = {name: container.state[name] for name in KEPT if name in container.state}
     state["progress"] = _progress(container.state, ema=ema)
@@ -238,7 +210,7 @@ def average(files: Sequence[str], *, ema: bool, output: str) -> None:
 
     The state's progress is that of the file with the most updates, without an accuracy: nobody has measured it yet.
     """
-    target = check_new_file(output)
+    target = check_new_file(output, suffix=SUFFIX)
     paths = [Path(file) for file in files]
     twice = [str(path) for i, path in enumerate(paths) if path.resolve() in [p.resolve() for p in paths[:i]]]
     if len(paths) < 2 or twice:

@@ -1,5 +1,6 @@
 """From a weights file to a model that is ready to use, for eval, predict and export."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -8,11 +9,9 @@ from util.data.dataset import readable_names
 from util.data.preprocessing import Preprocessing, resolve_preprocessing
 from util.errors import MismatchError, UsageError, WeightsError
 from util.options import ModelOptions, PreprocessOptions, WeightsOptions
-from util.weights import LoadedWeights, read_weights, set_numerics, set_weights
+from util.weights import LoadedWeights, apply_weights, read_weights
 from util.weights.download import find_weights
-from util.weights.positions import fit_positions
 from util.weights.sources import Source
-from util.weights.state import checked_state
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -40,7 +39,6 @@ class Trained:
     preprocessing: Preprocessing
     class_folders: list[str] | None  # names of the training folders; None when training read a list
     class_names: list[str]  # what to call the classes
-    notes: list[str]  # what the log should say about the weights
 
 
 class UnnamedModelError(UsageError):
@@ -111,8 +109,6 @@ def restore(
     """
     source, path, published = _find(weights_options)
     weights = read_weights(path, use_ema=use_ema)
-    if weights.state:
-        checked_state(weights.state, source)
     saved = weights.state.get("model", {}).get("name") if published is None else published.model
     option = None if model_options.model is None else registry.canonical_name(model_options.model)
     name = _choose_name(option, saved, source)
@@ -122,9 +118,9 @@ def restore(
     channels, *img_size = preprocessing.input_size
     _check_channels(channels, weights, source)
     model = registry.create_model(name, num_classes=num_classes, img_size=(img_size[0], img_size[1]), in_chans=channels)
-    tensors, notes = fit_positions(model, weights.tensors, image_size=weights.image_size, source=source)
-    set_weights(model, tensors, source=source)
-    set_numerics(model, weights.numerics, source=source)
+    log = logging.getLogger("run.weights")
+    for note in (weights.origin, *apply_weights(model, weights, source=source)):
+        log.info(f"{source}: {note}")
     model.eval()
     classes = weights.state.get("classes", {})
     folders = classes.get("folders")
@@ -136,5 +132,4 @@ def restore(
         preprocessing=preprocessing,
         class_folders=folders,
         class_names=names or readable_names(folders, num_classes, names_file),
-        notes=[f"{source}: {weights.origin}", *notes],
     )

@@ -11,6 +11,7 @@ from models import create_model
 from models.convit import GatedPositionalAttention, head_offsets, relative_positions
 from tests.models.golden import fill, load, logits, official_name
 from tests.reference import images
+from util.train.optim import decay_groups
 
 SMALL: dict[str, Any] = {
     "patch_size": 8, "embed_dim": 36, "depth": 3, "num_heads": 4, "local_up_to_layer": 2, "img_size": 32,
@@ -142,6 +143,15 @@ def test_the_table_of_relative_positions_is_shared_and_not_saved() -> None:
     first, second = gpsa_layers(model)
     assert first.positions is second.positions
     assert [name for name in model.state_dict() if "positions" in name] == []
+
+
+def test_gates_and_tables_do_not_decay_and_position_weights_do() -> None:
+    groups = decay_groups(create_model("convit_tiny", **SMALL), filter_bias_and_bn=True)
+    spared = {name.rpartition(".")[2] for name in groups.no_decay}
+    assert spared == {"bias", "weight", "gating_param", "cls_token", "pos_embed"}
+    assert all(".norm" in f".{name}" for name in groups.no_decay if name.endswith("weight"))
+    assert "blocks.0.attn.pos_proj.weight" in groups.decay
+    assert "blocks.0.attn.gating_param" in groups.no_decay
 
 
 def test_features_only_leaves_the_class_token_out() -> None:

@@ -31,6 +31,11 @@ def test_the_fused_operator_gives_the_plain_products(scale: float) -> None:
     np.testing.assert_allclose(layer.fused(q, k, v).numpy(), plain.numpy(), atol=1e-6)
 
 
+def test_positions_for_all_images_at_once_are_the_product_with_each() -> None:
+    attn, v = F.softmax(paddle.rand([1, 3, 10, 10]), axis=-1), paddle.rand([4, 3, 10, 8])
+    np.testing.assert_allclose(convit._attend_all(attn, v).numpy(), (attn @ v).numpy(), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["cvt_nano_32x32", "convit_tiny", "vit_s_16_224"])
 def test_a_model_gives_the_same_numbers_fused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: dict[str, Any] = {} if name.startswith("cvt") else {"patch_size": 8, "depth": 3, "img_size": 32}
@@ -84,11 +89,37 @@ def test_fusing_is_for_gpus_and_never_for_programs() -> None:
         paddle.disable_static()
 
 
-def test_half_precision_scores_are_normalised_in_float32() -> None:
-    """auto_cast's lists name softmax as float32; the fused kernel's softmax is float32 by construction."""
-    from util.train.precision import FLOAT32_OPS
+def test_gates_and_positions_of_convit_stay_out_of_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU auto_cast would make them half; here it is seen which operators run while it is off."""
+    from paddle.amp import auto_cast
 
-    assert "softmax" in FLOAT32_OPS
+    enabled, seen = [True], []
+
+    class Recorded:
+        def __init__(self, enable: bool = True) -> None:
+            self.enable = enable
+
+        def __enter__(self) -> None:
+            enabled.append(self.enable)
+
+        def __exit__(self, *_: object) -> None:
+            enabled.pop()
+
+    assert auto_cast is paddle.amp.auto_cast
+    monkeypatch.setattr(paddle.amp, "auto_cast", Recorded)
+    for owner, name in ((paddle, "einsum"), (paddle, "concat"), (F, "softmax")):
+        real = getattr(owner, name)
+
+        def record(*args: Any, _real: Any = real, _name: str = name, **options: Any) -> Tensor:
+            seen.append((_name, enabled[-1]))
+            return _real(*args, **options)
+
+        monkeypatch.setattr(owner, name, record)
+    model = create_model("convit_tiny", img_size=32, patch_size=8, depth=3, local_up_to_layer=1)
+    model(paddle.zeros([1, 3, 32, 32]))
+    assert seen[:3] == [("einsum", False), ("softmax", False), ("concat", False)]  # positions, their map, gates
+    assert seen[3:5] == [("softmax", False), ("softmax", True)]  # the gates, then the scores, which lists keep float32
+    assert ("concat", True) in seen  # the class token
 
 
 def test_activations() -> None:

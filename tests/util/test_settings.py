@@ -358,7 +358,9 @@ OUT_OF_RANGE: dict[type[Any], list[str]] = {
     ],
     options.TrainDataOptions: ["--num_samples 0"],
     options.ModelOptions: ["--num_classes 0", "--num_classes -5"],
-    options.RegularisationOptions: ["--drop_rate 1", "--drop_rate -0.1", "--drop_path_rate 1", "--drop_path_rate nan"],
+    options.RegularisationOptions: [
+        "--drop_rate 1", "--drop_rate -0.1", "--attn_drop_rate 1", "--drop_path_rate 1", "--drop_path_rate nan",
+    ],
     options.OptimOptions: [
         "--weight_decay -1", "--weight_decay nan", "--momentum -0.1", "--opt_eps 0", "--opt_betas 1 0.9",
         "--opt_betas 0.9 -0.1", "--clip_grad 0", "--clip_grad -1", "--update_freq 0", "--use_nesterov",

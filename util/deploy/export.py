@@ -15,8 +15,8 @@ from paddle.static import InputSpec
 
 from util.deploy.bundle import MANIFEST, PARAMS, PROGRAMS, Bundle, Manifest, file_sha256
 from util.deploy.engines import paddle_engine
-from util.deploy.parameters import read_parameters
 from util.errors import MismatchError, NonFiniteLossError, OutputError, SaveError, WeightsError
+from util.weights.exported import read_parameters
 
 TOLERANCE = 1e-5  # relative to the largest logit
 CHECK_BATCHES = (1, 3)

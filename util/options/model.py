@@ -22,10 +22,11 @@ class RegularisationOptions:
     """regularisation of the model (training only)"""
 
     drop_rate: float = setting(0.0, "dropout of tokens and projections")
+    attn_drop_rate: float = setting(0.0, "dropout of attention's weights")
     drop_path_rate: float | None = setting(None, "stochastic depth; none: the model's own rate")
 
     def __post_init__(self) -> None:
-        for name in ("drop_rate", "drop_path_rate"):
+        for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
             value = getattr(self, name)
             check(value is None or 0.0 <= value < 1.0, name, "in [0, 1)", value)
 

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from util.deploy.bundle import MANIFEST, open_bundle
-from util.deploy.parameters import read_parameters
 from util.errors import MismatchError, MissingInputError, WeightsError
 from util.weights.channels import adapt_channels, can_adapt
 from util.weights.container import is_container, read_container
-from util.weights.formats import detect_format, read_raw
+from util.weights.exported import read_parameters
+from util.weights.formats import MAX_LISTED, detect_format, read_raw
 from util.weights.names import to_official
 from util.weights.positions import fit_positions
 from util.weights.state import checked_state
@@ -31,11 +31,13 @@ from util.weights.state import checked_state
 if TYPE_CHECKING:
     from paddle import nn
 
-__all__ = ["Loaded", "LoadedWeights", "WeightsError", "load_pretrained", "load_weights", "read_weights", "set_weights"]
+__all__ = [
+    "EMA", "MODEL", "Loaded", "LoadedWeights", "WeightsError", "apply_weights", "load_pretrained", "load_weights",
+    "read_weights", "recognise", "set_numerics", "set_weights",
+]  # fmt: skip
 
 MODEL, EMA = "model/", "ema/"
 HEAD = ("head.weight", "head.bias")
-MAX_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -105,21 +107,20 @@ def _read_export(path: Path, *, use_ema: bool) -> LoadedWeights:
         "classes": {"folders": None, "names": list(manifest.class_names)},
         "numerics": manifest.numerics,
     }
+    checked_state(state, str(path))
     tensors = read_parameters(bundle.params, manifest.parameters)
     return LoadedWeights(tensors, state, manifest.preprocess, manifest.numerics)
 
 
 def _read_checkpoint(path: Path, *, use_ema: bool) -> LoadedWeights:
     container = read_container(path)
-    if not isinstance(container.state, dict) or not container.state:  # empty would mean a plain file
-        checked_state(container.state, str(path))
+    state = checked_state(container.state, str(path))
     prefix = EMA if use_ema else MODEL
     tensors = {k.removeprefix(prefix): v for k, v in container.tensors.items() if k.startswith(prefix)}
     if not tensors:
         what = "averaged weights; leave out --use_ema" if use_ema else "model weights"
         raise WeightsError(f"{path}: holds no {what}")
-    state = container.state
-    return LoadedWeights(tensors, state, state.get("preprocess", {}), state.get("numerics", {}))
+    return LoadedWeights(tensors, state, state["preprocess"], state.get("numerics", {}))
 
 
 def _read_foreign(path: Path, *, use_ema: bool) -> LoadedWeights:
@@ -190,17 +191,21 @@ def set_numerics(model: "nn.Layer", numerics: Mapping[str, Any], *, source: str)
         model.set_numerics(**numerics)
 
 
+def apply_weights(model: "nn.Layer", weights: LoadedWeights, *, source: str) -> list[str]:
+    """Does to a model what `load_weights` promises, with weights that were read."""
+    tensors, notes = fit_positions(model, weights.tensors, image_size=weights.image_size, source=source)
+    set_weights(model, tensors, source=source)
+    set_numerics(model, weights.numerics, source=source)
+    return notes
+
+
 def load_weights(model: "nn.Layer", path: str | Path) -> list[str]:
     """Loads a file's weights, strictly; a WeightsError lists missing, unexpected and wrongly shaped names.
 
     Tables of positions are fitted to the model's image size; a line about each that was is returned. The model computes
     as the weights were trained from then on (`set_numerics`).
     """
-    weights = read_weights(path)
-    tensors, notes = fit_positions(model, weights.tensors, image_size=weights.image_size, source=str(path))
-    set_weights(model, tensors, source=str(path))
-    set_numerics(model, weights.numerics, source=str(path))
-    return notes
+    return apply_weights(model, read_weights(path), source=str(path))
 
 
 @dataclass(frozen=True)
@@ -220,17 +225,19 @@ class Loaded:
         return head + channels + "".join(f"; {note}" for note in self.positions)
 
 
-def load_pretrained(model: "nn.Layer", path: str | Path, *, name: str | None = None) -> Loaded:
+def load_pretrained(
+    model: "nn.Layer", path: str | Path, *, name: str | None = None, holds: str | None = None
+) -> Loaded:
     """Loads weights to start from.
 
     A head for other classes, or of a file that has none at all (a backbone), keeps its initialisation. A first
     convolution for another number of input channels is made from the file's (`adapt_channels`), a table of positions
     is resampled to the model's image size. Any other difference is a WeightsError, as in `set_weights`; a
     MismatchError if the file says that it is for another model than `name`.
+
+    holds: the model of a file that does not say it itself.
     """
     weights = read_weights(path)
-    if weights.state:
-        checked_state(weights.state, str(path))
     tensors, notes = fit_positions(model, weights.tensors, image_size=weights.image_size, source=str(path))
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     bridged = [name for name in shapes if name in tensors and can_adapt(tensors[name], shapes[name])]
@@ -250,7 +257,7 @@ def load_pretrained(model: "nn.Layer", path: str | Path, *, name: str | None = N
             absent=HEAD if headless else (),
         )
     except WeightsError as error:
-        saved = weights.state.get("model", {}).get("name")
+        saved = weights.state.get("model", {}).get("name", holds)
         if None in (saved, name) or saved == name:
             raise
         raise MismatchError(f"{path} holds {saved}, whose weights are not those of {name}: {error}") from None

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from util import options, runtime
-from util.checkpoint import check_new_file
 from util.errors import UsageError, run_script
+from util.files import check_new_file
 from util.settings import Settings, parse
 from util.weights import MODEL
 from util.weights.container import write_container
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if source is None or output is None:
         raise UsageError("name the weights, and the new file with --output OUT.safetensors")
-    target = check_new_file(output)
+    target = check_new_file(output, suffix=".safetensors")
     runtime.start(settings.threads.cpu_threads)
 
     # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
@@ -62,8 +62,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         names_file=settings.names.class_names,
         registry=models,
     )
-    for note in trained.notes:
-        log.info(note)
     state = {
         "model": {"name": trained.name, "num_classes": trained.num_classes},
         "preprocess": trained.preprocessing.to_plain(),

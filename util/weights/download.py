@@ -113,7 +113,7 @@ def _check_cached(path: Path, source: Source) -> None:
     ):
         return
     digest, known = _sha256(path), record.get("sha256")
-    if not _is_published(digest, source) or source.size not in (None, stat.st_size):
+    if not _is_published(digest, source):
         raise UntrustedFileError(
             f"{path}: not the published file: sha256 {digest} instead of {source.sha256}; delete it, and it is fetched "
             "again"
@@ -188,10 +188,8 @@ def address(source: Source) -> str:
 
 
 def _limits(source: Source, timeout: float) -> Limits:
-    if source.size is not None:
-        return Limits(timeout=timeout, exact=source.size, most=source.size)
     most = MAX_BYTES if source.megabytes is None else round(source.megabytes * 1e6 * ROUNDED)
-    return Limits(timeout=timeout, exact=None, most=most)
+    return Limits(timeout=timeout, most=most)
 
 
 def _fetch(source: Source, path: Path, patience: Patience, *, is_alone: bool) -> None:
@@ -221,11 +219,11 @@ def _take(source: Source, url: str, partial: Partial, path: Path) -> tuple[int, 
     """Verifies what arrived and moves it to its place, or deletes it; returns its size and digest."""
     with writing(partial.path, hint=PLACE_HINT):
         size, digest = partial.path.stat().st_size, _sha256(partial.path)
-        if not _is_published(digest, source) or source.size not in (None, size):
+        if not _is_published(digest, source):
             partial.remove()
             raise UntrustedFileError(
-                f"{url}: not the published file: {size} bytes with sha256 {digest}, expected {source.size or 'any'} "
-                f"with {source.sha256 or 'any'}; it is damaged or was changed, and was deleted"
+                f"{url}: not the published file: {size} bytes with sha256 {digest} instead of "
+                f"{source.sha256}; it is damaged or was changed, and was deleted"
             )
         _write_record(path, partial.path, url, digest, validator=read_note(partial.note).get("validator"))
         os.replace(partial.path, path)

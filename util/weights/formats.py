@@ -76,7 +76,7 @@ def read_raw(path: Path) -> RawWeights:
     with _opened(path) as data:
         kind = _detect(data)
         root = _READERS[kind](data)
-        model, average = find_weights(root) if kind in ("torch", "paddle") else (state_dict(root, "the file"), None)
+        model, average = pick_state_dicts(root) if kind in ("torch", "paddle") else (state_dict(root, "the file"), None)
         wanted = [*model.values(), *(average or {}).values()]
         total = sum(tensor.size * tensor.itemsize for tensor in wanted)
         if total > 2 * len(data) + _SMALL:  # tensors may share their bytes; a file may not multiply by it
@@ -142,7 +142,7 @@ _READERS: dict[Format, Callable[[memoryview], Any]] = {
 }
 
 
-def find_weights(root: Any) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor] | None]:
+def pick_state_dicts(root: Any) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor] | None]:
     """Returns the state dict in what a file holds, and the average beside it.
 
     A WeightsError when there is none, or when several entries could be meant.

@@ -1,4 +1,4 @@
-"""Checkpoints of MindSpore (`.ckpt`): a message of Protocol Buffers, read by hand.
+"""Checkpoints of MindSpore (`.ckpt`): a message of Protocol Buffers (`protobuf`).
 
     message Checkpoint  { repeated Value value = 1; }
     message Value       { string tag = 1; oneof { TensorProto tensor = 2; MapTensorProto maptensor = 3; } }
@@ -11,21 +11,19 @@ is verified. Without it, nothing can notice a changed byte within a tensor, or w
 """
 
 import zlib
-from collections.abc import Iterator
 
 from util.errors import WeightsError
 from util.weights.container import DamagedFileError
-from util.weights.stored import StoredTensor
+from util.weights.protobuf import read_fields, read_varint
+from util.weights.stored import MAX_DIMENSIONS, StoredTensor
 
 ENCRYPTED = bytes.fromhex("d85e3a7f")  # begins each block of a file that was saved with enc_key
 MAX_VALUES = 50_000
 _CRC, _CRC_SIZE = b"crc_num", 17
-_MAX_DIMS = 32
 _TYPES = {
     "Bool": "BOOL", "UInt8": "U8", "Int8": "I8", "UInt16": "U16", "Int16": "I16", "UInt32": "U32", "Int32": "I32",
     "UInt64": "U64", "Int64": "I64", "Float16": "F16", "BFloat16": "BF16", "Float32": "F32", "Float64": "F64",
 }  # fmt: skip
-_VARINT, _BYTES = 0, 2
 
 
 def read_mindspore(data: memoryview) -> dict[str, StoredTensor]:
@@ -37,7 +35,7 @@ def read_mindspore(data: memoryview) -> dict[str, StoredTensor]:
             raise DamagedFileError("it does not have the checksum that was written with it")
     parts: dict[str, list[tuple[memoryview, tuple[int, ...], str]]] = {}
     last, count = None, 0
-    for number, value in _fields(data):
+    for number, value in read_fields(data):
         if number != 1 or not isinstance(value, memoryview):
             raise DamagedFileError(f"holds field {number}, expected only field 1 of a MindSpore checkpoint")
         tag, part = _value(value)
@@ -53,7 +51,7 @@ def read_mindspore(data: memoryview) -> dict[str, StoredTensor]:
 def _value(message: memoryview) -> tuple[str, tuple[memoryview, tuple[int, ...], str]]:
     """Returns a value's tag, and bytes, dims and type of its tensor."""
     tag = tensor = kind = content = None
-    for number, value in _fields(message):
+    for number, value in read_fields(message):
         if number == 1 and tag is None and isinstance(value, memoryview):
             tag = str(value[:300], "utf-8", "replace")
         elif number == 2 and tensor is None and isinstance(value, memoryview):
@@ -65,7 +63,7 @@ def _value(message: memoryview) -> tuple[str, tuple[memoryview, tuple[int, ...],
     if tag is None or tensor is None:
         raise DamagedFileError("holds a value without a tag or without a tensor")
     dims: list[int] = []
-    for number, value in _fields(tensor):
+    for number, value in read_fields(tensor):
         if number == 1:
             dims += [value] if isinstance(value, int) else _packed(value)
         elif number == 2 and kind is None and isinstance(value, memoryview):
@@ -76,8 +74,8 @@ def _value(message: memoryview) -> tuple[str, tuple[memoryview, tuple[int, ...],
             raise DamagedFileError(
                 f"{tag[:80]!r} has a tensor with field {number}, which MindSpore's have not, or twice"
             )
-        if len(dims) > _MAX_DIMS:
-            raise DamagedFileError(f"{tag[:80]!r} has more than {_MAX_DIMS} dims")
+        if len(dims) > MAX_DIMENSIONS:
+            raise DamagedFileError(f"{tag[:80]!r} has more than {MAX_DIMENSIONS} dims")
     if kind is None or content is None:
         raise DamagedFileError(f"{tag[:80]!r} has a tensor without a type or without content")
     return tag, (content, tuple(dims), kind)
@@ -106,44 +104,16 @@ def _whole(contents: list[memoryview]) -> bytes | memoryview:
 def _packed(data: memoryview) -> list[int]:
     numbers: list[int] = []
     position = 0
-    while position < len(data) and len(numbers) <= _MAX_DIMS:
-        number, position = _varint(data, position)
+    while position < len(data) and len(numbers) <= MAX_DIMENSIONS:
+        number, position = read_varint(data, position)
         numbers.append(number)
     return numbers
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yields the fields of a message: number, and an integer or bytes. Messages within are bytes: nothing nests."""
-    position = 0
-    while position < len(data):
-        key, position = _varint(data, position)
-        number, kind = key >> 3, key & 7
-        if kind not in (_VARINT, _BYTES) or number == 0:
-            raise DamagedFileError("it is damaged, or not a MindSpore checkpoint")
-        value, position = _varint(data, position)
-        if kind == _VARINT:
-            yield number, value
-            continue
-        if value > len(data) - position:
-            raise DamagedFileError(f"holds a field of {value} bytes where {len(data) - position} are left")
-        yield number, data[position : position + value]
-        position += value
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    """Returns the number at `position`, and where the next thing begins."""
-    number = 0
-    for i, byte in enumerate(data[position : position + 10]):
-        number |= (byte & 0x7F) << 7 * i
-        if byte < 0x80:
-            return number, position + i + 1
-    raise DamagedFileError("holds a number without an end")
 
 
 def looks_like_mindspore(data: memoryview) -> bool:
     """Whether a file begins with a value that has a tag."""
     try:
-        number, value = next(_fields(data))
-        return number == 1 and isinstance(value, memoryview) and next(_fields(value))[0] == 1
+        number, value = next(read_fields(data))
+        return number == 1 and isinstance(value, memoryview) and next(read_fields(value))[0] == 1
     except (DamagedFileError, StopIteration):
         return False

@@ -65,6 +65,7 @@ _MINDCV: Rules = (
 )
 _MINDSPORE_PROGRESS = ("epoch_num", "step_num", "global_step", "learning_rate", "loss_scale")
 MINDCV_NUMERICS: dict[str, str | float] = {"act": "gelu_tanh", "norm_eps": 1e-7}  # MindSpore's defaults
+TIMM_NUMERICS: dict[str, str | float] = {"act": "gelu", "norm_eps": 1e-6}  # Google's own code, too
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
@@ -91,7 +92,8 @@ def to_official(tensors: Mapping[str, np.ndarray], *, source: str) -> OfficialWe
     """
     tensors = _without_prefix(tensors, "module.")
     tensors = {k: v for k, v in tensors.items() if not k.endswith(".num_batches_tracked")}
-    origin, preprocess, numerics = "official names", {}, {}
+    origin, preprocess = "official names", {}
+    numerics = TIMM_NUMERICS if _has_positions(tensors) else {}
     if any(name.startswith("cvt.encoder.") for name in tensors):
         origin, tensors = "Hugging Face CvT", _renamed(tensors, _HF_CVT, source)
     elif "vit.embeddings.cls_token" in tensors or "embeddings.cls_token" in tensors:
@@ -108,6 +110,11 @@ def to_official(tensors: Mapping[str, np.ndarray], *, source: str) -> OfficialWe
     statistics = ((r"\.running_mean$", "._mean"), (r"\.running_var$", "._variance"))
     official = _paddle_layout(_renamed(tensors, statistics, source), source)
     return OfficialWeights(official, origin, preprocess, numerics)
+
+
+def _has_positions(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether they are ViT's or ConViT's, of which implementations differ in numerics."""
+    return any(name.rpartition(".")[2] in ("pos_embed", "position_embeddings") for name in tensors)
 
 
 def _without_prefix(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

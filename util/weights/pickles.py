@@ -17,7 +17,7 @@ text is passed over, so that a name that follows is found and refused; what prot
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from util.errors import UntrustedFileError
 from util.weights.container import DamagedFileError
@@ -89,8 +89,7 @@ class PickleMachine:
                 action = _ACTIONS.get(opcode)
                 if action is None:
                     self.refuse_opcode(opcode)
-                else:
-                    action(self)
+                action(self)
         except (LookupError, TypeError, OverflowError, struct.error, UnicodeError) as error:
             reason = " ".join(f"{type(error).__name__} {error}".split())[:100]
             raise DamagedFileError(f"its pickle is damaged near byte {self.position}: {reason}") from None
@@ -115,10 +114,10 @@ class PickleMachine:
         self.position += len(text) + 1
         return text.decode("utf-8")
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, what: str) -> NoReturn:
         raise UntrustedFileError(f"asks for {what}, which weights do not need: refused; {self.how_to_convert}")
 
-    def refuse_opcode(self, opcode: int) -> None:
+    def refuse_opcode(self, opcode: int) -> NoReturn:
         if opcode == ord("i"):  # INST: both lines of a name
             self.find(self.line(), self.line())
         if opcode in _OTHER_WAYS:
@@ -129,7 +128,6 @@ class PickleMachine:
         found = self.allowed.get((module, name))
         if found is None:
             self.refuse(repr(f"{module}.{name}"[:MAX_LINE]))
-        assert found is not None
         return found
 
     # what the opcodes do, in the words of `pickletools`
@@ -229,8 +227,7 @@ class PickleMachine:
     def persistent(self) -> None:
         if self.persistent_load is None:
             self.refuse("an object outside of its pickle")
-        else:
-            self.stack.append(self.persistent_load(self.stack.pop()))
+        self.stack.append(self.persistent_load(self.stack.pop()))
 
 
 Action = Callable[[PickleMachine], None]

@@ -16,10 +16,11 @@ were trained on ImageNet, which was released for non-commercial research.
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from util.errors import UsageError
+from util.tables import table_text
 
 HUB = "https://huggingface.co"
 BCEBOS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph"
@@ -38,112 +39,60 @@ class Source:
     model: str  # the registry's name
     url: str
     file: str  # its name in the cache
-    sha256: str | None  # lower-case hex: the digest, or as many of its first digits as are published
-    size: int | None  # bytes
-    megabytes: float | None  # 1e6 bytes, rounded as the page shows it
+    sha256: str | None = None  # lower-case hex: the digest, or as many of its first digits as are published
+    megabytes: float | None = None  # 1e6 bytes, rounded as the page shows it
     licence: str  # of the weights, as the source says
     origin: str  # project, and repository there
-    top1: float | None  # percent, ImageNet-1k validation
-    top5: float | None
-    measured_by: str | None  # whose figures those are
+    top1: float | None = None  # percent, ImageNet-1k validation
+    top5: float | None = None
+    measured_by: str | None = None  # whose figures those are
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # where it differs from what the model's name implies
 
 
-def _on_hub(
-    name: str,
-    repository: str,
-    weights: str,
-    megabytes: float | None,
-    *,
-    top1: float | None = None,
-    top5: float | None = None,
-    measured_by: str | None = None,
-    revision: str = "main",
-    sha256: str | None = None,
-    preprocess: Mapping[str, Any] | None = None,
-) -> Source:
+def _on_hub(name: str, repository: str, weights: str, megabytes: float | None, *, revision: str = "main") -> Source:
     """A file in a repository on Hugging Face; all that are listed below are marked apache-2.0 there."""
     return Source(
         name=name,
         model=name.partition(".")[0],
         url=f"{HUB}/{repository}/resolve/{revision}/{weights}",
         file=f"{name}.{weights.rpartition('.')[2]}",
-        sha256=sha256,
-        size=None,
         megabytes=megabytes,
         licence=APACHE,
         origin=f"Hugging Face {repository}",
-        top1=top1,
-        top5=top5,
-        measured_by=measured_by,
-        preprocess=preprocess or {},
     )
 
 
 def _microsoft(
-    name: str,
-    repository: str,
-    megabytes: float,
-    top1: float,
-    *,
-    weights: str = BIN,
-    revision: str = "main",
-    sha256: str | None = None,
+    name: str, repository: str, megabytes: float, top1: float, *, weights: str = BIN, revision: str = "main"
 ) -> Source:
     """The official weights of CvT, in Microsoft's own repositories."""
-    return _on_hub(
-        name,
-        f"microsoft/{repository}",
-        weights,
-        megabytes,
-        top1=top1,
-        measured_by="microsoft/CvT",
-        revision=revision,
-        sha256=sha256,
-    )
+    source = _on_hub(name, f"microsoft/{repository}", weights, megabytes, revision=revision)
+    return replace(source, top1=top1, measured_by="microsoft/CvT")
 
 
 def _timm(
     name: str, timm_name: str, megabytes: float | None, top1: float, top5: float, *, revision: str = "main"
 ) -> Source:
     """timm's copies; a name's tag is theirs."""
-    repository = f"timm/{timm_name}.{name.partition('.')[2]}"
-    return _on_hub(
-        name, repository, SAFETENSORS, megabytes, top1=top1, top5=top5, measured_by="timm", revision=revision
-    )
+    source = _on_hub(name, f"timm/{timm_name}.{name.partition('.')[2]}", SAFETENSORS, megabytes, revision=revision)
+    return replace(source, top1=top1, top5=top5, measured_by="timm")
 
 
 def _google(name: str, repository: str, weights: str, megabytes: float, *, revision: str = "main") -> Source:
     """Google's ViT as Hugging Face's own processor feeds it: resized to a square, bilinear."""
     squash = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}
-    return _on_hub(name, f"google/{repository}", weights, megabytes, revision=revision, preprocess=squash)
+    return replace(_on_hub(name, f"google/{repository}", weights, megabytes, revision=revision), preprocess=squash)
 
 
-def _elsewhere(
-    name: str,
-    url: str,
-    origin: str,
-    *,
-    sha256: str | None = None,
-    top1: float | None = None,
-    top5: float | None = None,
-    preprocess: Mapping[str, Any] | None = None,
-) -> Source:
+def _elsewhere(name: str, url: str, origin: str) -> Source:
     """A file on a project's own server, which says neither its size nor its licence."""
     return Source(
         name=name,
         model=name.partition(".")[0],
         url=url,
         file=f"{name}.{url.rpartition('.')[2]}",
-        sha256=sha256,
-        size=None,
-        megabytes=None,
         licence=PROJECT_APACHE,
         origin=origin,
-        top1=top1,
-        top5=top5,
-        measured_by=None if top1 is None else origin,
-        preprocess=preprocess or {},
     )
 
 
@@ -155,34 +104,39 @@ def _paddleclas(
     top5: float | None = None,
     preprocess: Mapping[str, Any] | None = None,
 ) -> Source:
-    url = f"{BCEBOS}/{their_name}_pretrained.pdparams"
-    return _elsewhere(f"{model}.paddleclas", url, "PaddleClas", top1=top1, top5=top5, preprocess=preprocess)
+    source = _elsewhere(f"{model}.paddleclas", f"{BCEBOS}/{their_name}_pretrained.pdparams", "PaddleClas")
+    measured_by = None if top1 is None else source.origin
+    return replace(source, top1=top1, top5=top5, measured_by=measured_by, preprocess=preprocess or {})
 
 
 def _mindcv(
     model: str, sha256: str, top1: float, top5: float, *, preprocess: Mapping[str, Any] | None = None
 ) -> Source:
     """MindCV's first files of each model; their names carry the first digits of the sha256."""
-    url = f"{MINDSPORE}/{model.partition('_')[0]}/{model}-{sha256}.ckpt"
-    return _elsewhere(f"{model}.mindcv", url, "MindCV", sha256=sha256, top1=top1, top5=top5, preprocess=preprocess)
+    source = _elsewhere(f"{model}.mindcv", f"{MINDSPORE}/{model.partition('_')[0]}/{model}-{sha256}.ckpt", "MindCV")
+    return replace(source, sha256=sha256, top1=top1, top5=top5, measured_by=source.origin, preprocess=preprocess or {})
 
 
 # of one model the first is the default
 CVT = (
     _microsoft("cvt_13_224x224.microsoft", "cvt-13", 80.2, 81.6, weights=SAFETENSORS),
     _paddleclas("cvt_13_224x224", "CvT_13_224"),
-    _microsoft(
-        "cvt_13_384x384.microsoft", "cvt-13-384", 80.3, 83.0,
-        revision="6b56920ff45ddf23d6b3a6033f4a9d1fd411e8c8",
+    replace(
+        _microsoft(
+            "cvt_13_384x384.microsoft", "cvt-13-384", 80.3, 83.0,
+            revision="6b56920ff45ddf23d6b3a6033f4a9d1fd411e8c8",
+        ),
         sha256="bac7a58899c41b4cd90bfded50f1d4e1cf283c2d3255e3fce7ff7350e0d23438",
     ),
     _microsoft("cvt_13_384x384.microsoft_22k", "cvt-13-384-22k", 80.3, 83.3),
     _paddleclas("cvt_13_384x384", "CvT_13_384"),
     _microsoft("cvt_21_224x224.microsoft", "cvt-21", 127, 82.5),
     _paddleclas("cvt_21_224x224", "CvT_21_224"),
-    _microsoft(
-        "cvt_21_384x384.microsoft", "cvt-21-384", 127, 83.3,
-        revision="dd47b76270a968cfc654b6022d39693211067dc2",
+    replace(
+        _microsoft(
+            "cvt_21_384x384.microsoft", "cvt-21-384", 127, 83.3,
+            revision="dd47b76270a968cfc654b6022d39693211067dc2",
+        ),
         sha256="c19b5977814f89e610d6e8e30582586ff02168a7e8dcd7a117aa9fa5a234e051",
     ),
     _microsoft("cvt_21_384x384.microsoft_22k", "cvt-21-384-22k", 127, 84.9),
@@ -273,9 +227,7 @@ def sources_table() -> str:
     """Returns what can be fetched, as aligned text with a heading."""
     heading = ("name", "file", "MB", "top-1", "top-5", "measured by", "licence", "origin", "sha256")
     rows = [heading, *(_row(source) for source in SOURCES)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]
-    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)
+    return table_text(rows, "<" * len(heading))
 
 
 def list_if_asked(pretrained: str | None) -> bool:
@@ -287,11 +239,10 @@ def list_if_asked(pretrained: str | None) -> bool:
 
 
 def _row(source: Source) -> tuple[str, ...]:
-    megabytes = source.size / 1e6 if source.size is not None else source.megabytes
     return (
         source.name,
         source.url.rpartition("/")[2],
-        "-" if megabytes is None else f"{megabytes:.4g}",
+        "-" if source.megabytes is None else f"{source.megabytes:.4g}",
         "-" if source.top1 is None else f"{source.top1:.2f}",
         "-" if source.top5 is None else f"{source.top5:.2f}",
         source.measured_by or "-",

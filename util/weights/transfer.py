@@ -49,8 +49,7 @@ class Limits:
     """What one attempt may take."""
 
     timeout: float  # seconds to connect, and without MIN_RATE
-    exact: int | None  # bytes that the file has
-    most: int  # bytes, where that is not known
+    most: int  # bytes that the file may have
 
 
 def check_address(url: str, *, previous: str | None = None) -> None:
@@ -233,9 +232,9 @@ def _receive(
     """Appends the response's body to the file at `start`, which is its length, and syncs it."""
     length = response.headers.get("Content-Length")
     total = start + int(length) if length is not None and length.isdecimal() else None
-    if total is None and not response.chunked and limits.exact is None:
+    if total is None and not response.chunked:
         raise UntrustedFileError(f"{response.url}: the server does not say how long the file is; refused")
-    _check_size(total, limits, response.url)
+    _check_size(start if total is None else total, limits, response.url)
     _check_space(path, 0 if total is None else total - start)
     received, window, in_window = start, time.monotonic(), 0
     with writing(path):
@@ -244,7 +243,7 @@ def _receive(
         while chunk := response.read1(CHUNK):
             _write(file, chunk, path)
             received, in_window = received + len(chunk), in_window + len(chunk)
-            _check_size(received, limits, response.url, is_part=True)
+            _check_size(received, limits, response.url)
             progress(received, total)
             if (elapsed := time.monotonic() - window) > limits.timeout:
                 if in_window < MIN_RATE * elapsed:
@@ -252,9 +251,8 @@ def _receive(
                 window, in_window = time.monotonic(), 0
         with writing(path):
             os.fsync(file.fileno())
-    expected = total if limits.exact is None else limits.exact
-    if expected is not None and received < expected:
-        raise PassingError(f"the connection ended after {received} of {expected} bytes")
+    if total is not None and received < total:
+        raise PassingError(f"the connection ended after {received} of {total} bytes")
 
 
 def _write(file: io.FileIO, chunk: bytes, path: Path) -> None:
@@ -264,12 +262,7 @@ def _write(file: io.FileIO, chunk: bytes, path: Path) -> None:
             rest = rest[file.write(rest) :]
 
 
-def _check_size(size: int | None, limits: Limits, url: str, *, is_part: bool = False) -> None:
-    """Refuses a file of another size than the one that is known, or above the limit."""
-    if size is None:
-        return
-    if limits.exact is not None and (size > limits.exact or (size != limits.exact and not is_part)):
-        raise UntrustedFileError(f"{url}: {limits.exact} bytes were published, the server sends {size}; refused")
+def _check_size(size: int, limits: Limits, url: str) -> None:
     if size > limits.most:
         raise UntrustedFileError(f"{url}: {size} bytes, more than the {limits.most} that this file may have; refused")
 

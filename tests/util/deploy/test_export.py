@@ -15,10 +15,10 @@ from models import convit, create_model, cvt, list_models, model_info, vit
 from util.data.preprocessing import resolve_preprocessing
 from util.deploy.bundle import MANIFEST, PARAMS, Manifest, read_manifest
 from util.deploy.export import export
-from util.deploy.parameters import read_parameters
 from util.errors import WeightsError
 from util.options import PreprocessOptions
 from util.weights import load_weights, read_weights
+from util.weights.exported import read_parameters
 
 CLASSES = 4
 
@@ -120,12 +120,20 @@ def test_an_export_without_names_is_refused(exported: Path) -> None:
         read_weights(exported)
 
 
-@pytest.mark.parametrize("fault", ["cut", "longer", "fewer names", "more names", "garbage", "huge shape"])
+@pytest.mark.parametrize(
+    "fault",
+    ["cut", "longer", "fewer names", "more names", "garbage", "huge shape", "another type", "another field"],
+)
 def test_parameters_that_are_not_what_the_names_say_are_refused(fault: str, exported: Path) -> None:
     path, names = exported / PARAMS, read_manifest(exported).parameters
     data = path.read_bytes()
     shape = data[:16] + b"\x0d\0\0\0" + b"\x08\x05\x10" + b"\xff" * 9 + b"\x01"  # one side of 2^63 and more
-    faults = {"cut": data[:-2], "longer": data + b"\0", "garbage": b"\x07" * len(data), "huge shape": shape + data[33:]}
+    end = 20 + data[16]  # of what is said about the first tensor
+    faults = {
+        "cut": data[:-2], "longer": data + b"\0", "garbage": b"\x07" * len(data), "huge shape": shape + data[33:],
+        "another type": data[:20] + b"\x08\x06" + data[22:],
+        "another field": data[:16] + bytes([data[16] + 2]) + data[17:end] + b"\x18\1" + data[end:],
+    }  # fmt: skip
     data = faults.get(fault, data)
     path.write_bytes(data)
     names = {"fewer names": names[:-1], "more names": (*names, "x")}.get(fault, names)

@@ -11,11 +11,16 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from tests.checkpoints import AnyModel
+from tests.checkpoints import PREPROCESS, AnyModel
 from util.errors import MissingInputError, NonFiniteLossError, SaveError, WeightsError
 from util.weights import load_weights, read_weights, set_weights
 from util.weights.container import DamagedFileError, is_container, read_container, write_container
 
+DESCRIPTION = {
+    "model": {"name": "x", "num_classes": 2},
+    "preprocess": PREPROCESS,
+    "classes": {"folders": None, "names": ["a", "b"]},
+}
 STATE = {"epoch": 3, "best": 81.25, "name": "ä", "nested": {"list": [1, None, True]}}
 
 
@@ -300,7 +305,7 @@ def test_load_weights_reads_both_kinds_of_file(tmp_path: Path) -> None:
     model = _linear()
     plain, averaged = _weights(model), {k: v + 1 for k, v in _weights(model).items()}
     tensors = {f"model/{k}": v for k, v in plain.items()} | {f"ema/{k}": v for k, v in averaged.items()}
-    write_container(tmp_path / "own.safetensors", tensors | {"optimizer/x": np.ones(1)}, STATE)
+    write_container(tmp_path / "own.safetensors", tensors | {"optimizer/x": np.ones(1)}, DESCRIPTION)
     save_file(plain, tmp_path / "plain.safetensors")
     for name in ("own", "plain"):
         other = _linear()
@@ -308,15 +313,15 @@ def test_load_weights_reads_both_kinds_of_file(tmp_path: Path) -> None:
         for key, value in other.state_dict().items():
             _assert_equal(value.numpy(), plain[key])
     loaded = read_weights(tmp_path / "own.safetensors", use_ema=True)
-    assert loaded.state == STATE
+    assert loaded.state == DESCRIPTION
     for key, value in averaged.items():
         _assert_equal(loaded.tensors[key], value)
 
 
 def test_weights_that_are_not_there(tmp_path: Path) -> None:
     save_file({"a": np.ones(1, np.float32)}, tmp_path / "plain.safetensors")
-    write_container(tmp_path / "own.safetensors", {"model/a": np.ones(1)}, {"a": 1})
-    write_container(tmp_path / "other.safetensors", {"optimizer/a": np.ones(1)}, {"a": 1})
+    write_container(tmp_path / "own.safetensors", {"model/a": np.ones(1)}, DESCRIPTION)
+    write_container(tmp_path / "other.safetensors", {"optimizer/a": np.ones(1)}, DESCRIPTION)
     (tmp_path / "x.pdparams").write_bytes(b"\x80\x04.")
     with pytest.raises(WeightsError, match=r"plain\.safetensors: .*--use_ema"):
         read_weights(tmp_path / "plain.safetensors", use_ema=True)

@@ -40,12 +40,12 @@ def server() -> Iterator[FileServer]:
         yield running
 
 
-def source_at(url: str, *, sha256: str | None = DIGEST, size: int | None = None) -> Source:
-    return replace(SOURCES[0], url=url, file="weights.bin", sha256=sha256, size=size, megabytes=1.0)
+def source_at(url: str, *, sha256: str | None = DIGEST) -> Source:
+    return replace(SOURCES[0], url=url, file="weights.bin", sha256=sha256, megabytes=1.0)
 
 
-def fetch(server: FileServer, folder: Path, *, sha256: str | None = DIGEST, size: int | None = None) -> Path:
-    return cached(source_at(server.url(), sha256=sha256, size=size), cache_dir=folder, patience=QUICK)
+def fetch(server: FileServer, folder: Path, *, sha256: str | None = DIGEST) -> Path:
+    return cached(source_at(server.url(), sha256=sha256), cache_dir=folder, patience=QUICK)
 
 
 def left(folder: Path) -> set[str]:
@@ -59,12 +59,9 @@ PARTIAL = {"weights.bin.part", "weights.bin.part.json"}
 # -- whole ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [None, len(CONTENT)])
 @pytest.mark.parametrize("sha256", [None, DIGEST[:8], DIGEST])
-def test_a_file_arrives_whole_and_is_noted(
-    server: FileServer, tmp_path: Path, sha256: str | None, size: int | None
-) -> None:
-    path = fetch(server, tmp_path, sha256=sha256, size=size)
+def test_a_file_arrives_whole_and_is_noted(server: FileServer, tmp_path: Path, sha256: str | None) -> None:
+    path = fetch(server, tmp_path, sha256=sha256)
     assert path.read_bytes() == CONTENT
     assert left(tmp_path) == DONE
     note = json.loads((tmp_path / "weights.bin.json").read_text())
@@ -83,8 +80,6 @@ def test_without_any_length_nothing_is_believed(server: FileServer, tmp_path: Pa
     with pytest.raises(UntrustedFileError, match="does not say how long"):
         fetch(server, tmp_path)
     assert left(tmp_path) == set()
-    server.plans["/file"] = [http.without_length]
-    assert fetch(server, tmp_path, size=len(CONTENT)).read_bytes() == CONTENT
 
 
 def test_progress_is_logged_and_says_the_licence(
@@ -204,15 +199,8 @@ def test_a_wrong_digest_deletes_what_arrived_and_says_both(server: FileServer, t
 
 def test_a_wrong_beginning_of_a_digest_is_enough(server: FileServer, tmp_path: Path) -> None:
     other = f"{int(DIGEST[:8], 16) ^ 1:08x}"
-    with pytest.raises(UntrustedFileError, match=f"with {other}; it is damaged"):
+    with pytest.raises(UntrustedFileError, match=f"instead of {other}; it is damaged"):
         fetch(server, tmp_path, sha256=other)
-
-
-@pytest.mark.parametrize("size", [len(CONTENT) - 1, len(CONTENT) + 1])
-def test_another_size_than_published_is_refused_before_any_byte(server: FileServer, tmp_path: Path, size: int) -> None:
-    with pytest.raises(UntrustedFileError, match=f"{size} bytes were published, the server sends {len(CONTENT)}"):
-        fetch(server, tmp_path, size=size)
-    assert left(tmp_path) == set()
 
 
 def test_a_file_above_the_limit_is_refused_by_its_header(server: FileServer, tmp_path: Path) -> None:
@@ -454,7 +442,7 @@ def start_child(server: FileServer, folder: Path, *, before: str = "") -> "subpr
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -12,8 +12,8 @@ from tests.checkpoints import PREPROCESS, AnyModel
 from tests.golden.make_weights import VIT
 from tests.models.golden import load
 from tests.reference import images
-from tests.util.weights.test_every_source import mindcv_vit
-from tests.weights_files import write_mindspore
+from tests.util.weights.test_every_source import hf_vit, mindcv_vit, official
+from tests.weights_files import write_mindspore, write_safetensors
 from util.checkpoint import KEPT, average, strip
 from util.errors import MismatchError, WeightsError
 from util.options import EmaOptions, OptimOptions, PrecisionOptions
@@ -95,6 +95,37 @@ def test_forged_numerics_are_refused(numerics: object) -> None:
     checked_state(DESCRIPTION | {"numerics": TANH}, "x")
     with pytest.raises(WeightsError, match="x: not a usable checkpoint: numerics"):
         checked_state(DESCRIPTION | {"numerics": numerics}, "x")
+
+
+@pytest.mark.parametrize("forgery", [
+    {"numerics": ["gelu"]}, {"numerics": {"act": "relu", "norm_eps": 1e-6}},
+    {"numerics": {"act": "gelu", "norm_eps": 1.0}}, {"preprocess": PREPROCESS | {"input_size": [3]}},
+    {"preprocess": [1]}, {"preprocess": PREPROCESS | {"input_size": list("abc")}},
+    {"model": None}, {"classes": {"folders": None, "names": ["a"]}},
+])  # fmt: skip
+def test_a_forged_checkpoint_is_a_weights_error_and_leaves_the_model_alone(
+    forgery: dict[str, object], run: Path
+) -> None:
+    container, forged = read_container(run), run.with_name("forged.safetensors")
+    write_container(forged, container.tensors, container.state | forgery)
+    model = small()
+    before = model.head.weight.numpy()
+    for read in (load_weights, load_pretrained):
+        with pytest.raises(WeightsError, match="not a usable checkpoint"):
+            read(model, forged)
+    np.testing.assert_array_equal(model.head.weight.numpy(), before)
+    assert model.numerics()["act"] == "gelu"
+
+
+def test_the_next_weights_bring_their_own(tmp_path: Path) -> None:
+    write_mindspore(tmp_path / "vit.ckpt", mindcv_vit(load("weights")))
+    write_safetensors(tmp_path / "timm.safetensors", official(load("weights"), "vit"))
+    write_safetensors(tmp_path / "hf.safetensors", hf_vit(load("weights")))
+    model = small()
+    for name, act in (("vit.ckpt", "gelu_tanh"), ("timm.safetensors", "gelu"), ("vit.ckpt", "gelu_tanh"),
+                      ("hf.safetensors", "gelu")):  # fmt: skip
+        load_weights(model, tmp_path / name)
+        assert model.numerics() == (TANH if act == "gelu_tanh" else {"act": "gelu", "norm_eps": 1e-6})
 
 
 def test_numerics_for_a_model_without_any_are_refused() -> None:

@@ -24,7 +24,6 @@ def test_an_entry_is_of_its_form(source: Source) -> None:
     assert source.file.rpartition(".")[2] == address.path.rpartition(".")[2]
     assert source.licence
     assert source.origin
-    assert source.size is None or source.size > 1_000_000
     assert source.megabytes is None or 10 < source.megabytes < 3000
     if source.sha256 is not None:
         assert 8 <= len(source.sha256) <= 64

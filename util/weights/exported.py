@@ -2,7 +2,7 @@
 
 A `.pdiparams` file holds the tensors one after the other in the order of Paddle's internal names, and no names; the
 manifest says which is which. Each tensor: uint32 0, uint64 0 (levels of ragged sequences), uint32 0, int32 length of a
-protobuf message TensorDesc {data_type = 1; repeated dims = 2}, that message, and the values.
+protobuf message TensorDesc {data_type = 1; repeated int64 dims = 2}, that message, and the values.
 """
 
 import math
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from util.errors import WeightsError
+from util.weights.protobuf import read_fields
 
 _HEADER = struct.Struct("<IQIi")
 _FLOAT32 = 5  # of Paddle's VarType, the only type that exports of this project hold
@@ -22,7 +23,7 @@ def read_parameters(path: Path, names: tuple[str | None, ...]) -> dict[str, np.n
 
     names: of all tensors of the file, in its order. Damage is a WeightsError.
     """
-    data = path.read_bytes()
+    data = memoryview(path.read_bytes())
     tensors: dict[str, np.ndarray] = {}
     offset = 0
     try:
@@ -33,40 +34,26 @@ def read_parameters(path: Path, names: tuple[str | None, ...]) -> dict[str, np.n
             offset += values.nbytes
             if name is not None:
                 tensors[name] = values
-    except (struct.error, ValueError, IndexError, OverflowError) as error:
+    except (struct.error, ValueError, OverflowError) as error:
         raise WeightsError(f"{path}: damaged, or not of this export: {error}") from None
     if offset != len(data):
         raise WeightsError(f"{path}: damaged, or not of this export: it holds more than {len(names)} tensors")
     return tensors
 
 
-def _shape(data: bytes, offset: int) -> tuple[tuple[int, ...], int]:
-    """Returns a tensor's shape and where its values begin. Anything but float32 is a ValueError."""
+def _shape(data: memoryview, offset: int) -> tuple[tuple[int, ...], int]:
+    """Returns the shape of the tensor at `offset`, and where its values begin. Anything but float32 is a ValueError."""
     *versions, length = _HEADER.unpack_from(data, offset)
-    offset += _HEADER.size
-    end = offset + length
-    if any(versions) or not offset < end <= len(data):
+    start = offset + _HEADER.size
+    end = start + length
+    if any(versions) or not start < end <= len(data):
         raise ValueError(f"no tensor at byte {offset}")
     dims: list[int] = []
-    while offset < end:
-        key = data[offset]
-        value, offset = _varint(data, offset + 1)
-        if key == 0x08 and value != _FLOAT32:
-            raise ValueError(f"a tensor of type {value}, not float32")
-        if key == 0x10:
+    for number, value in read_fields(data[start:end]):
+        if number == 2 and isinstance(value, int):
             dims.append(value)
-        elif key != 0x08:
-            raise ValueError(f"an unknown field at byte {offset}")
+        elif number != 1:
+            raise ValueError(f"an unknown field of the tensor at byte {offset}")
+        elif value != _FLOAT32:
+            raise ValueError(f"the tensor at byte {offset} is not of float32")
     return tuple(dims), end
-
-
-def _varint(data: bytes, offset: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[offset]
-        value |= (byte & 0x7F) << shift
-        offset, shift = offset + 1, shift + 7
-        if byte < 0x80:
-            return value, offset
-        if shift > 63:
-            raise ValueError("a number without end")

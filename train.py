@@ -13,7 +13,7 @@ from logging import Logger
 from typing import TYPE_CHECKING
 
 from util import options, runtime
-from util.data.preprocessing import Preprocessing, resolve_preprocessing
+from util.data.preprocessing import Preprocessing, describe_differences, resolve_preprocessing
 from util.errors import UsageError, run_script
 from util.settings import Settings, parse, to_plain
 from util.weights.sources import list_if_asked
@@ -290,19 +290,22 @@ def build_state(
 
 def load_start(model: "nn.Layer", wanted: str, *, name: str, preprocessing: Preprocessing, log: Logger) -> None:
     """Loads the weights of `--pretrained`, a file's path or a published name, and logs what was not as in the file."""
+    from models import model_defaults
     from util.weights import load_pretrained
     from util.weights.download import find_weights
 
     path, published = find_weights(wanted)
     loaded = load_pretrained(model, path, name=name, holds=None if published is None else published.model)
     log.info(f"weights from {wanted}{loaded}")
-    seen = loaded.preprocess | ({} if published is None else dict(published.preprocess))
-    for field in ("mean", "std"):
-        if field in seen and tuple(seen[field]) != getattr(preprocessing, field):
-            log.warning(
-                f"{wanted} was trained with {field} {list(seen[field])}, this run uses "
-                f"{list(getattr(preprocessing, field))}; --{field} {' '.join(map(str, seen[field]))} keeps it"
-            )
+    implied, known = ({}, {}) if published is None else (model_defaults(published.model), published.preprocess)
+    said = {**implied, **loaded.preprocess, **known}
+    for difference in describe_differences(said, preprocessing, ("mean", "std")):
+        log.warning(f"{wanted} was trained with {difference}")
+    if loaded.average_left:
+        log.warning(
+            f"{wanted} holds averaged weights, too, which were not taken; make a file of them with "
+            f"python -m util.weights {wanted} --use_ema --output NEW.safetensors"
+        )
 
 
 def log_what_happens(

@@ -17,7 +17,9 @@ from paddle import Tensor, nn
 
 from models.layers import AttentionProduct, can_fuse, full_precision, merge_heads, split_heads
 from models.registry import ModelInfo, register_model
-from models.transformer import Block, PatchEmbed, PlainTransformer, SelfAttention, head_dim, split_parts
+from models.transformer import Block, InputSizeError, PatchEmbed, PlainTransformer, SelfAttention, head_dim, split_parts
+
+MAX_PATCHES = 4096  # of images of 1024 x 1024; relative positions and maps grow with the square
 
 
 def relative_positions(height: int, width: int) -> np.ndarray:
@@ -165,6 +167,12 @@ class ConViT(PlainTransformer):
         if not 0 < local_up_to_layer < depth:
             raise ValueError(f"local_up_to_layer is at least 1 and below the depth {depth}; got {local_up_to_layer}")
         patch_embed = PatchEmbed(img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim)
+        num_patches = math.prod(patch_embed.grid_size)
+        if num_patches > MAX_PATCHES:
+            raise InputSizeError(
+                f"img_size {img_size[0]} x {img_size[1]} makes {num_patches} patches, each compared with each; ConViT "
+                f"takes up to {MAX_PATCHES}"
+            )
         positions = paddle.to_tensor(relative_positions(*patch_embed.grid_size))  # one for all layers
 
         def attention(i: int) -> nn.Layer:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from util.data.dataset import readable_names
-from util.data.preprocessing import Preprocessing, resolve_preprocessing
+from util.data.preprocessing import Preprocessing, describe_differences, resolve_preprocessing
 from util.errors import MismatchError, UsageError, WeightsError
 from util.options import ModelOptions, PreprocessOptions, WeightsOptions
 from util.weights import LoadedWeights, apply_weights, read_weights
@@ -110,17 +110,25 @@ def restore(
     source, path, published = _find(weights_options)
     weights = read_weights(path, use_ema=use_ema)
     saved = weights.state.get("model", {}).get("name") if published is None else published.model
+    saved = None if saved is None else registry.canonical_name(saved)
     option = None if model_options.model is None else registry.canonical_name(model_options.model)
     name = _choose_name(option, saved, source)
     num_classes = _choose_num_classes(model_options.num_classes, weights, source)
-    known = {} if published is None else published.preprocess
-    preprocessing = resolve_preprocessing(preprocess_options, registry.model_defaults(name), weights.preprocess, known)
+    implied, known = registry.model_defaults(name), {} if published is None else published.preprocess
+    preprocessing = resolve_preprocessing(preprocess_options, implied, weights.preprocess, known)
     channels, *img_size = preprocessing.input_size
     _check_channels(channels, weights, source)
     model = registry.create_model(name, num_classes=num_classes, img_size=(img_size[0], img_size[1]), in_chans=channels)
     log = logging.getLogger("run.weights")
     for note in (weights.origin, *apply_weights(model, weights, source=source)):
         log.info(f"{source}: {note}")
+    if weights.average_left:
+        log.warning(f"{source} holds averaged weights, too, which --use_ema would take")
+    said = {**({} if published is None else implied), **weights.preprocess, **known}
+    for difference in describe_differences(
+        said, preprocessing, ("mean", "std", "crop_pct", "crop_mode", "interpolation")
+    ):
+        log.warning(f"{source} was made for {difference}")
     model.eval()
     classes = weights.state.get("classes", {})
     folders = classes.get("folders")

@@ -9,6 +9,7 @@ import pytest
 
 from models import create_model
 from models.convit import GatedPositionalAttention, head_offsets, relative_positions
+from models.transformer import InputSizeError
 from tests.models.golden import fill, load, logits, official_name
 from tests.reference import images
 from util.train.optim import decay_groups
@@ -125,6 +126,11 @@ def test_other_sizes_than_square() -> None:
     out = logits(model, 2, 32, 48)
     assert out.shape == (2, 5)
     assert np.isfinite(out).all()
+
+
+def test_more_patches_than_can_be_compared_are_refused() -> None:
+    with pytest.raises(InputSizeError, match=r"img_size 9984 x 9984 makes 389376 patches, .* takes up to 4096"):
+        create_model("convit_tiny", img_size=9984)
 
 
 def test_every_parameter_gets_a_gradient() -> None:

@@ -93,6 +93,21 @@ def resolve_preprocessing(options: PreprocessOptions, *implied: Mapping[str, Any
     return Preprocessing.from_plain(values)
 
 
+def describe_differences(said: Mapping[str, Any], used: Preprocessing, names: Sequence[str]) -> list[str]:
+    """Returns a text for each of the names of which weights say something else than is used; silence is agreement."""
+    found = []
+    for name in names:
+        value = getattr(used, name)
+        wanted = tuple(said[name]) if isinstance(said.get(name), list | tuple) else said.get(name, value)
+        if wanted != value:
+            found.append(f"{name} {_flag(wanted)}, here it is {_flag(value)}; --{name} {_flag(wanted)} keeps it")
+    return found
+
+
+def _flag(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _for_channels(name: str, channels: int, numbers: Sequence[float], *, is_given: bool) -> tuple[float, ...]:
     if len(numbers) == channels:
         return tuple(numbers)

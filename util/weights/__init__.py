@@ -46,7 +46,7 @@ class LoadedWeights:
 
     state: what a checkpoint or an export of this project says; empty for other files. preprocess: the part of the
     preprocessing that the file implies. numerics: what the model must be told by `set_numerics`, if that is known.
-    origin: whose file it is.
+    origin: whose file it is. average_left: whether the file has averaged weights that are not these.
     """
 
     tensors: dict[str, np.ndarray]
@@ -54,6 +54,7 @@ class LoadedWeights:
     preprocess: dict[str, Any] = field(default_factory=dict)
     numerics: dict[str, Any] = field(default_factory=dict)
     origin: str = "this project"
+    average_left: bool = False
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -120,7 +121,10 @@ def _read_checkpoint(path: Path, *, use_ema: bool) -> LoadedWeights:
     if not tensors:
         what = "averaged weights; leave out --use_ema" if use_ema else "model weights"
         raise WeightsError(f"{path}: holds no {what}")
-    return LoadedWeights(tensors, state, state["preprocess"], state.get("numerics", {}))
+    average_left = not use_ema and any(name.startswith(EMA) for name in container.tensors)
+    return LoadedWeights(
+        tensors, state, state["preprocess"], state.get("numerics", {}), average_left=average_left
+    )  # fmt: skip
 
 
 def _read_foreign(path: Path, *, use_ema: bool) -> LoadedWeights:
@@ -129,7 +133,10 @@ def _read_foreign(path: Path, *, use_ema: bool) -> LoadedWeights:
         raise WeightsError(f"{path}: has no averaged weights; leave out --use_ema")
     official = to_official(raw.averaged if use_ema and raw.averaged is not None else raw.tensors, source=str(path))
     origin = f"{raw.format} file, {official.origin}"
-    return LoadedWeights(official.tensors, {}, dict(official.preprocess), dict(official.numerics), origin)
+    average_left = not use_ema and raw.averaged is not None and raw.averaged is not raw.tensors
+    return LoadedWeights(
+        official.tensors, {}, dict(official.preprocess), dict(official.numerics), origin, average_left
+    )  # fmt: skip
 
 
 def _check_head(tensors: Mapping[str, np.ndarray], source: str) -> None:
@@ -185,15 +192,20 @@ def set_weights(
 
 def set_numerics(model: "nn.Layer", numerics: Mapping[str, Any], *, source: str) -> None:
     """Tells a model how the weights want to be computed, where a file says it; otherwise the model stays as it is."""
+    if numerics:
+        _check_numerics(model, numerics, source)
+        model.set_numerics(**numerics)
+
+
+def _check_numerics(model: "nn.Layer", numerics: Mapping[str, Any], source: str) -> None:
     if numerics and not model.numerics():
         raise WeightsError(f"{source}: says {dict(numerics)}, of which this model knows nothing")
-    if numerics:
-        model.set_numerics(**numerics)
 
 
 def apply_weights(model: "nn.Layer", weights: LoadedWeights, *, source: str) -> list[str]:
     """Does to a model what `load_weights` promises, with weights that were read."""
     tensors, notes = fit_positions(model, weights.tensors, image_size=weights.image_size, source=source)
+    _check_numerics(model, weights.numerics, source)
     set_weights(model, tensors, source=source)
     set_numerics(model, weights.numerics, source=source)
     return notes
@@ -217,6 +229,7 @@ class Loaded:
     headless: bool = False  # the file has no head at all
     positions: list[str] = field(default_factory=list)
     preprocess: dict[str, Any] = field(default_factory=dict)  # what the file implies
+    average_left: bool = False  # the file has averaged weights, too
 
     def __str__(self) -> str:
         why = "are not in the file" if self.headless else "had another shape"
@@ -263,5 +276,10 @@ def load_pretrained(
         raise MismatchError(f"{path} holds {saved}, whose weights are not those of {name}: {error}") from None
     set_numerics(model, weights.numerics, source=str(path))
     return Loaded(
-        new_head, adapted, headless=headless and bool(new_head), positions=notes, preprocess=weights.preprocess
+        new_head,
+        adapted,
+        headless=headless and bool(new_head),
+        positions=notes,
+        preprocess=weights.preprocess,
+        average_left=weights.average_left,
     )

@@ -64,12 +64,13 @@ def write_container(path: Path, tensors: Mapping[str, np.ndarray], state: Mappin
         read_container(beside)
         os.replace(beside, path)
     except (OSError, SafetensorError, DamagedFileError) as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
         size = sum(tensor.nbytes for tensor in tensors.values())
         raise SaveError(
             f"{path}: not saved ({size / 1e6:.1f} MB): {error}; earlier checkpoints are untouched"
         ) from None
+    finally:  # also when interrupted; after the renaming there is nothing to remove
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # the file is whole and in place; some file systems cannot sync a folder
         _sync(path.parent)
 

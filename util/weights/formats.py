@@ -81,10 +81,13 @@ def read_raw(path: Path) -> RawWeights:
         total = sum(tensor.size * tensor.itemsize for tensor in wanted)
         if total > 2 * len(data) + _SMALL:  # tensors may share their bytes; a file may not multiply by it
             raise DamagedFileError(f"its tensors claim {total} bytes, the file has {len(data)}")
-        arrays = {name: tensor.to_numpy() for name, tensor in model.items()}
-        if average is None or average is model:
-            return RawWeights(arrays, None if average is None else arrays, kind)
-        return RawWeights(arrays, {name: tensor.to_numpy() for name, tensor in average.items()}, kind)
+        try:
+            arrays = {name: tensor.to_numpy() for name, tensor in model.items()}
+            if average is None or average is model:
+                return RawWeights(arrays, None if average is None else arrays, kind)
+            return RawWeights(arrays, {name: tensor.to_numpy() for name, tensor in average.items()}, kind)
+        except MemoryError:
+            raise WeightsError(f"its tensors need {total / 1e9:.1f} GB of memory, which there is not") from None
 
 
 def detect_format(path: Path) -> Format:
@@ -163,6 +166,11 @@ def pick_state_dicts(root: Any) -> tuple[dict[str, StoredTensor], dict[str, Stor
         if len(rivals) > 1:
             names = ", ".join(repr(key)[:80] for key in rivals[:MAX_LISTED])
             raise WeightsError(f"{names} could each be the weights: keep one of them in the file")
+    unusable = [key for key in MODEL_KEYS if key in root]
+    if averages and not models and unusable:
+        raise WeightsError(
+            f"{next(iter(averages))!r} holds weights, but {unusable[0]!r} does not: keep the one that is meant in the file"
+        )
     average = next((state_dict(value, key) for key, value in averages.items()), None)
     model = next((state_dict(value, key) for key, value in models.items()), average)
     assert model is not None

@@ -33,9 +33,9 @@ def fit_positions(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the tensors with each table of positions resampled to the model's grid, and a line about each that was.
 
-    image_size: height and width that the weights were trained at; None when the file does not say, and then a grid as
-    high as wide is assumed. A table that fits no grid is a WeightsError; one of another width is left for
-    `set_weights` to refuse.
+    image_size: height and width that the weights were trained at; None when the file does not say, and then a table of
+    as many rows as the model's is kept, and another one taken for a grid as high as wide. A table that fits no grid is
+    a WeightsError; one of another width is left for `set_weights` to refuse.
     """
     fitted, notes = dict(tensors), []
     own = model.state_dict()
@@ -48,6 +48,8 @@ def fit_positions(
             or table.shape[::2] != tuple(own[name].shape)[::2]
         ):
             continue
+        if image_size is None and table.shape[1] == own[name].shape[1]:
+            continue  # as many places as here: taken for the same grid, oblong ones too
         old = _grid(table.shape[1] - extra, image_size)
         if old is None:
             at = "" if image_size is None else f" of images of {image_size[0]} x {image_size[1]}"

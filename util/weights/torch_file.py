@@ -73,6 +73,8 @@ def _rebuild_tensor(arguments: tuple[Any, ...], *, typed_here: bool = False) -> 
     """Stands for `_rebuild_tensor_v2`, and for `_v3`, whose seventh argument is the type of the elements."""
     if len(arguments) < (7 if typed_here else 6) or not isinstance(arguments[0], Storage):
         raise DamagedFileError("its pickle has a tensor without a storage")
+    if not typed_here and len(arguments) > 6 and arguments[6]:
+        raise DamagedFileError("its pickle has a tensor with a note (such as a negative view), which is not read")
     storage, offset, shape, strides = arguments[:4]
     dtype = storage.dtype
     if typed_here:

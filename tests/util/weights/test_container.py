@@ -135,6 +135,16 @@ def test_exchanged_tensors_are_noticed(tmp_path: Path) -> None:
         read_container(path)
 
 
+def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("util.weights.container.read_container", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_container(tmp_path / "x.safetensors", _tensors(), STATE)
+    assert os.listdir(tmp_path) == []
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file({"a": np.ones(3, np.float32)}, path)

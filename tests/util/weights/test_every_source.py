@@ -28,7 +28,7 @@ from tests.models.golden import GOLDEN, fill, load
 from tests.reference import images, tensor
 from tests.weights_files import write_mindspore, write_paddle, write_safetensors, write_torch
 from util.errors import WeightsError
-from util.weights import load_weights, read_weights, set_weights
+from util.weights import load_weights, read_weights, set_weights, torch_file
 from util.weights.positions import fit_positions, resample_positions
 
 Tensors = dict[str, np.ndarray]
@@ -268,6 +268,27 @@ def test_weights_of_another_model_name_what_differs(golden: Tensors, tmp_path: P
     np.testing.assert_array_equal(logits(model), before)
 
 
+@pytest.mark.parametrize("model", [{}, None, "cvt", {"backbone": {"x": np.zeros(2, np.float32)}}])
+def test_an_average_is_not_taken_for_a_model_that_cannot_be_read(model: Any, golden: Tensors, tmp_path: Path) -> None:
+    tensors = paddle_layout(official(golden, "cvt"))
+    write_paddle(tmp_path / "x.pd", tensors, wrap="model_ema", beside={"model": model})
+    with pytest.raises(WeightsError, match="'model_ema' holds weights, but 'model' does not"):
+        read_weights(tmp_path / "x.pd")
+    write_paddle(tmp_path / "y.pd", tensors, wrap="model_ema", beside={"epoch": 3})
+    assert not read_weights(tmp_path / "y.pd").average_left
+    cvt_paddle(golden, tmp_path / "z.pd")
+    assert read_weights(tmp_path / "z.pd").average_left
+    assert not read_weights(tmp_path / "z.pd", use_ema=True).average_left
+
+
+def test_a_tensor_that_is_a_negative_view_is_refused() -> None:
+    """PyTorch notes that its values are to be negated, which a reader of plain values would miss."""
+    storage = torch_file.Storage(torch_file.Entry("x", memoryview(bytes(4)), 0), "F32")
+    assert torch_file._rebuild_tensor((storage, 0, (1,), (1,), False, {}, {})).shape == (1,)
+    with pytest.raises(WeightsError, match="a tensor with a note"):
+        torch_file._rebuild_tensor((storage, 0, (1,), (1,), False, {}, {"neg": True}))
+
+
 # --- other input sizes
 
 
@@ -308,6 +329,18 @@ def test_cvt_takes_any_size_with_the_same_weights(golden: Tensors, tmp_path: Pat
     out = model(paddle.to_tensor(images(2, 320, 256))).numpy()
     assert out.shape == (2, CVT_CLASSES)
     assert np.isfinite(out).all()
+
+
+def test_a_table_that_fits_an_oblong_model_is_kept() -> None:
+    """9 x 16 places are as many as 12 x 12; a file that does not say its grid is taken for one of the model's."""
+    model = create_model("vit_s_16_224", **(VIT | {"img_size": (72, 128)}))
+    tensors = {"pos_embed": tensor("pos_embed", (1, 145, 24))}
+    fitted, notes = fit_positions(model, tensors, image_size=None, source="x")
+    assert notes == []
+    np.testing.assert_array_equal(fitted["pos_embed"], tensors["pos_embed"])
+    assert fit_positions(model, tensors, image_size=(96, 96), source="x")[1] == [
+        "pos_embed resampled from 12 x 12 to 9 x 16"
+    ]
 
 
 def test_a_grid_that_is_no_square_needs_to_be_known() -> None:

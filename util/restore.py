@@ -59,7 +59,11 @@ def _choose_num_classes(option: int | None, weights: LoadedWeights, source: str)
     if saved is None and "head.bias" in weights.tensors:
         saved = len(weights.tensors["head.bias"])
     if saved is None:
-        raise WeightsError(f"{source} has no classification head")
+        names = ", ".join(list(weights.tensors)[:4])
+        raise WeightsError(
+            f"{source} has no classification head: expected head.weight and head.bias among its {len(weights.tensors)} "
+            f"tensors, got {names}, ..."
+        )
     if option is not None and option != saved:
         raise MismatchError(f"{source} has {saved} classes, not {option}; leave out --num_classes")
     return int(saved)

@@ -86,7 +86,7 @@ def make_timm(arrays: dict[str, np.ndarray]) -> None:
 
 
 def make_transformers(arrays: dict[str, np.ndarray], vit: Any) -> None:
-    """Hugging Face's names of the same models; its ViT with the same weights, and the epsilon of Google's own code."""
+    """Hugging Face's names of the same models; its ViT with the same weights, and its own default of epsilon."""
     import torch
     from transformers import (  # type: ignore[import-not-found]
         CvtConfig,
@@ -98,7 +98,7 @@ def make_transformers(arrays: dict[str, np.ndarray], vit: Any) -> None:
 
     config = ViTConfig(
         hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=96, image_size=32, patch_size=8,
-        num_labels=10, layer_norm_eps=1e-6,
+        num_labels=10,
     )  # fmt: skip
     model = ViTForImageClassification(config)
     arrays["hf_vit_names"] = _names_in_file(model)  # in files as ever; in memory, other ones since version 5

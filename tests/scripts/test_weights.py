@@ -147,3 +147,11 @@ def test_published_weights_in_the_cache_need_no_network_and_no_model(
     assert all(
         f"\n{i} {n}\n" in f"\n{labels}" for i, n in zip(found[0]["class_ids"], found[0]["label_names"], strict=True)
     )
+
+
+def test_a_run_is_not_continued_from_a_foreign_file(folder: Path) -> None:
+    done = run("train.py", "data", *TINY, "--resume", "best.pd", "--experiment", "foreign", cwd=folder, code=65)
+    assert last_error(done) == (
+        "best.pd: not a checkpoint of this project; to start from it, give it with --pretrained"
+    )
+    assert not (folder / "output/train/foreign").exists()

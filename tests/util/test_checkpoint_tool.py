@@ -1,7 +1,9 @@
 # ruff: noqa: E501  a case a line reads better
 """`python -m util.checkpoint`: list, verify, strip, average."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ import models
 from tests.checkpoints import PREPROCESS, write_checkpoint
 from tests.scripts.run import ROOT
 from util.checkpoint import collect_checkpoints, main
+from util.deploy.bundle import MANIFEST, PARAMS, Manifest
+from util.deploy.export import export
 from util.errors import MismatchError, MissingInputError, OutputError, UsageError, WeightsError
 from util.options import ModelOptions, PreprocessOptions, WeightsOptions
 from util.restore import Trained, restore
@@ -34,6 +38,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("other/damaged.safetensors").write_bytes(damaged)
     save_file({"head.weight": np.zeros((2, 2), np.float32)}, "other/plain.safetensors")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export, to be copied."""
+    folder = tmp_path_factory.mktemp("exported")
+    model = write_checkpoint(folder / "x.safetensors", folders="xyz")
+    manifest = Manifest(
+        model="cvt_nano_32x32", input_shape=(None, 3, 32, 32), input_dtype="float32", num_classes=3,
+        class_names=tuple("xyz"), preprocess=PREPROCESS, sha256={}, versions={},
+    )  # fmt: skip
+    export(model, manifest, folder / "out", threads=1, sizes=[(32, 32)])
+    return folder / "out"
 
 
 def load(path: str) -> Trained:
@@ -67,7 +84,54 @@ def test_names_stand_for_files_in_their_order(folder: Path) -> None:
             collect_checkpoints([name])
 
 
+def test_the_folder_of_an_export_stands_for_itself(folder: Path, exported: Path) -> None:
+    shutil.copytree(exported, "export")
+    assert collect_checkpoints(["export", "a.safetensors", "exp*"]) == ["export", "a.safetensors"]
+    shutil.copy(exported / MANIFEST, "other")
+    assert collect_checkpoints(["other"])[:2] == ["other", "other/c.safetensors"]
+    assert load("export").class_names == ["x", "y", "z"]
+
+
+def test_a_folder_that_cannot_be_read_is_a_missing_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Any) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)  # as a folder of mode 000 does, to all but root
+    for command in ("list", "verify"):
+        with pytest.raises(MissingInputError, match=r"^other: cannot be read: Permission denied$"):
+            main([command, "other"])
+
+
 # --- list and verify
+
+
+def test_an_export_is_listed_and_verified(folder: Path, exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(exported, "export")
+    size = f"{Path('export', PARAMS).stat().st_size / 1e6:.1f}"
+    main(["list", "export"])
+    main(["verify", "export"])
+    row, said = capsys.readouterr().out.splitlines()[1:]
+    assert row.split() == ["export", "cvt_nano_32x32", "3", "-", "-", "-", size, "yes"]
+    assert said == "export: OK"
+    with open("export/model.pdiparams", "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    main(["list", "export"])
+    assert capsys.readouterr().out.splitlines()[1].endswith("NO")
+    with pytest.raises(WeightsError, match="1 of 1 files"):
+        main(["verify", "export"])
+    assert capsys.readouterr().out.startswith("export/model.pdiparams is damaged, or of another export")
+
+
+def test_verify_tells_what_is_missing_from_what_is_damaged(folder: Path) -> None:
+    too_long = "a" * 300
+    for names in (["gone.safetensors"], ["a.safetensors", "gone.safetensors"], [too_long, "gone.safetensors"]):
+        with pytest.raises(MissingInputError, match=f"{len(set(names) - {'a.safetensors'})} of {len(names)} files"):
+            main(["verify", *names])
+    with pytest.raises(WeightsError, match="2 of 2 files"):
+        main(["verify", "gone.safetensors", "other/damaged.safetensors"])
 
 
 def test_the_table_says_what_files_hold(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

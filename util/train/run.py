@@ -11,7 +11,7 @@ import yaml
 
 from util.data.preprocessing import Preprocessing
 from util.distributed import World
-from util.errors import MismatchError
+from util.errors import MismatchError, WeightsError
 from util.log import EpochLog
 from util.metrics import Metrics
 from util.options import RunOptions
@@ -28,6 +28,7 @@ from util.train.checkpoint import (
 from util.train.data import Splits
 from util.train.epoch import EpochResult
 from util.train.tracking import WandbRun
+from util.weights import recognise
 from util.weights.container import Container, read_container
 
 
@@ -111,6 +112,8 @@ def find_start(
     chosen: str | None = None
     if world.is_main:
         path = None if resume in (None, "auto") else Path(str(resume))
+        if path is not None and recognise(path) != "checkpoint":
+            raise WeightsError(f"{path}: not a checkpoint of this project; to start from it, give it with --pretrained")
         container = None if path is None else read_container(path)
         folder.create()
         if restart and folder.has_run():

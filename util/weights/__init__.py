@@ -20,6 +20,7 @@ import numpy as np
 
 from util.deploy.bundle import MANIFEST, open_bundle
 from util.errors import MismatchError, MissingInputError, WeightsError
+from util.files import kind_of
 from util.weights.channels import adapt_channels, can_adapt
 from util.weights.container import is_container, read_container
 from util.weights.exported import read_parameters
@@ -79,7 +80,7 @@ def read_weights(path: str | Path, *, use_ema: bool = False) -> LoadedWeights:
 def recognise(path: Path) -> Literal["export", "checkpoint", "foreign"]:
     """Returns what a path holds, by its content, which is not verified yet.
 
-    Nothing there is a MissingInputError; what no known project writes, a WeightsError.
+    Nothing there, or what cannot be read, is a MissingInputError; what no known project writes, a WeightsError.
     """
     if _is_export(path):
         return "export"
@@ -88,11 +89,11 @@ def recognise(path: Path) -> Literal["export", "checkpoint", "foreign"]:
 
 def _is_export(path: Path) -> bool:
     """Whether a path is a folder, or a file of the folder, that export_model.py wrote."""
-    if path.is_dir():
-        if not (path / MANIFEST).is_file():
+    if kind_of(path) == "folder":
+        if kind_of(path / MANIFEST) == "nothing":
             raise MissingInputError(f"{path}: is a folder, without {MANIFEST} of an exported model; name a file in it")
         return True
-    return path.name == MANIFEST or (path.suffix == ".pdiparams" and path.with_name(MANIFEST).is_file())
+    return path.name == MANIFEST or (path.suffix == ".pdiparams" and kind_of(path.with_name(MANIFEST)) != "nothing")
 
 
 def _read_export(path: Path, *, use_ema: bool) -> LoadedWeights:
@@ -100,8 +101,6 @@ def _read_export(path: Path, *, use_ema: bool) -> LoadedWeights:
         raise WeightsError(f"{path}: an export holds one set of weights; leave out --use_ema")
     bundle = open_bundle(None, str(path), None)
     manifest = bundle.manifest
-    if not manifest.parameters:
-        raise WeightsError(f"{path}: exported before weights could be read back; export the checkpoint again")
     state = {
         "model": {"name": manifest.model, "num_classes": manifest.num_classes},
         "preprocess": manifest.preprocess,
@@ -204,7 +203,7 @@ def _check_numerics(model: "nn.Layer", numerics: Mapping[str, Any], source: str)
 
 def apply_weights(model: "nn.Layer", weights: LoadedWeights, *, source: str) -> list[str]:
     """Does to a model what `load_weights` promises, with weights that were read."""
-    tensors, notes = fit_positions(model, weights.tensors, image_size=weights.image_size, source=source)
+    tensors, notes = fit_positions(model, weights.tensors, image_size=weights.image_size)
     _check_numerics(model, weights.numerics, source)
     set_weights(model, tensors, source=source)
     set_numerics(model, weights.numerics, source=source)
@@ -251,7 +250,7 @@ def load_pretrained(
     holds: the model of a file that does not say it itself.
     """
     weights = read_weights(path)
-    tensors, notes = fit_positions(model, weights.tensors, image_size=weights.image_size, source=str(path))
+    tensors, notes = fit_positions(model, weights.tensors, image_size=weights.image_size)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     bridged = [name for name in shapes if name in tensors and can_adapt(tensors[name], shapes[name])]
     adapted = bridged if len(bridged) == 1 else []  # several of them: another model, not other images

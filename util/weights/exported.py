@@ -21,9 +21,12 @@ _FLOAT32 = 5  # of Paddle's VarType, the only type that exports of this project 
 def read_parameters(path: Path, names: tuple[str | None, ...]) -> dict[str, np.ndarray]:
     """Returns the tensors of a `.pdiparams` file by name; those whose name is None are left out.
 
-    names: of all tensors of the file, in its order. Damage is a WeightsError.
+    names: of all tensors of the file, in its order. Damage, or a file that memory does not hold, is a WeightsError.
     """
-    data = memoryview(path.read_bytes())
+    try:
+        data = memoryview(path.read_bytes())
+    except MemoryError:
+        raise WeightsError(f"{path}: memory ran out while it was read; it needs {path.stat().st_size} bytes") from None
     tensors: dict[str, np.ndarray] = {}
     offset = 0
     try:

@@ -169,7 +169,7 @@ def pick_state_dicts(root: Any) -> tuple[dict[str, StoredTensor], dict[str, Stor
     unusable = [key for key in MODEL_KEYS if key in root]
     if averages and not models and unusable:
         raise WeightsError(
-            f"{next(iter(averages))!r} holds weights, but {unusable[0]!r} does not: keep the one that is meant in the file"
+            f"{next(iter(averages))!r} holds weights, but {unusable[0]!r} does not: keep the one that is meant"
         )
     average = next((state_dict(value, key) for key, value in averages.items()), None)
     model = next((state_dict(value, key) for key, value in models.items()), average)

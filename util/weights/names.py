@@ -66,6 +66,7 @@ _MINDCV: Rules = (
 _MINDSPORE_PROGRESS = ("epoch_num", "step_num", "global_step", "learning_rate", "loss_scale")
 MINDCV_NUMERICS: dict[str, str | float] = {"act": "gelu_tanh", "norm_eps": 1e-7}  # MindSpore's defaults
 TIMM_NUMERICS: dict[str, str | float] = {"act": "gelu", "norm_eps": 1e-6}  # Google's own code, too
+HF_NUMERICS: dict[str, str | float] = {"act": "gelu", "norm_eps": 1e-12}
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
@@ -85,12 +86,14 @@ class OfficialWeights:
 def to_official(tensors: Mapping[str, np.ndarray], *, source: str) -> OfficialWeights:
     """Returns a file's tensors as the models here have them; which project wrote it is told from the names.
 
-    `module.`, which data parallel training puts before every name, is taken off. PyTorch's counters of batches, the
+    `module.` and `_orig_mod.`, which PyTorch's data parallel training and its compiler put before every name, are taken
+    off. PyTorch's counters of batches, the
     pooler of Hugging Face's backbones and the numbers that MindSpore appends are left out. Names that remain unknown
     are kept, for `set_weights` to refuse. Two tensors of one name, or linear weights in two layouts, are a
     WeightsError.
     """
-    tensors = _without_prefix(tensors, "module.")
+    for prefix in ("module.", "_orig_mod.", "module."):  # either may be outside
+        tensors = _without_prefix(tensors, prefix)
     tensors = {k: v for k, v in tensors.items() if not k.endswith(".num_batches_tracked")}
     origin, preprocess = "official names", {}
     numerics = TIMM_NUMERICS if _has_positions(tensors) else {}
@@ -99,6 +102,7 @@ def to_official(tensors: Mapping[str, np.ndarray], *, source: str) -> OfficialWe
     elif "vit.embeddings.cls_token" in tensors or "embeddings.cls_token" in tensors:
         tensors = {k: v for k, v in tensors.items() if not k.startswith(("vit.pooler.", "pooler."))}
         origin, tensors = "Hugging Face ViT", _fused(_renamed(tensors, _HF_VIT, source), source)
+        numerics = HF_NUMERICS
     elif any(name.endswith((".gamma", ".beta")) for name in tensors):
         tensors = {k: v for k, v in tensors.items() if k not in _MINDSPORE_PROGRESS}
         is_convit = any(name.endswith(".gating_param") for name in tensors)

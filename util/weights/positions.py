@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from util.errors import WeightsError
-
 if TYPE_CHECKING:
     from paddle import nn
 
@@ -29,13 +27,13 @@ def resample_positions(table: np.ndarray, *, extra: int, old: tuple[int, int], n
 
 
 def fit_positions(
-    model: "nn.Layer", tensors: Mapping[str, np.ndarray], *, image_size: tuple[int, int] | None, source: str
+    model: "nn.Layer", tensors: Mapping[str, np.ndarray], *, image_size: tuple[int, int] | None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the tensors with each table of positions resampled to the model's grid, and a line about each that was.
 
     image_size: height and width that the weights were trained at; None when the file does not say, and then a table of
-    as many rows as the model's is kept, and another one taken for a grid as high as wide. A table that fits no grid is
-    a WeightsError; one of another width is left for `set_weights` to refuse.
+    as many rows as the model's is kept, and another one taken for a grid as high as wide. A table that fits no grid, or
+    of another width, is left for `set_weights` to refuse, with all else that does not fit.
     """
     fitted, notes = dict(tensors), []
     own = model.state_dict()
@@ -51,12 +49,7 @@ def fit_positions(
         if image_size is None and table.shape[1] == own[name].shape[1]:
             continue  # as many places as here: taken for the same grid, oblong ones too
         old = _grid(table.shape[1] - extra, image_size)
-        if old is None:
-            at = "" if image_size is None else f" of images of {image_size[0]} x {image_size[1]}"
-            raise WeightsError(
-                f"{source}: {name} has {table.shape[1]} positions, which are not {extra} and a grid of patches{at}"
-            )
-        if old != new:
+        if old is not None and old != new:
             fitted[name] = resample_positions(table, extra=extra, old=old, new=new)
             notes.append(f"{name} resampled from {old[0]} x {old[1]} to {new[0]} x {new[1]}")
     return fitted, notes

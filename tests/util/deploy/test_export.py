@@ -1,6 +1,6 @@
 """Every model in both static formats, and its weights back out of an export."""
 
-import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +15,9 @@ from models import convit, create_model, cvt, list_models, model_info, vit
 from util.data.preprocessing import resolve_preprocessing
 from util.deploy.bundle import MANIFEST, PARAMS, Manifest, read_manifest
 from util.deploy.export import export
-from util.errors import WeightsError
+from util.errors import MismatchError, MissingInputError, NonFiniteLossError, OutputError, WeightsError
 from util.options import PreprocessOptions
-from util.weights import load_weights, read_weights
+from util.weights import load_weights, read_weights, recognise
 from util.weights.exported import read_parameters
 
 CLASSES = 4
@@ -113,11 +113,79 @@ def test_a_changed_export_is_refused(exported: Path) -> None:
         read_weights(exported)
 
 
-def test_an_export_without_names_is_refused(exported: Path) -> None:
-    manifest = json.loads((exported / MANIFEST).read_text())
-    (exported / MANIFEST).write_text(json.dumps({**manifest, "parameters": []}))
-    with pytest.raises(WeightsError, match="exported before weights could be read back; export the checkpoint again"):
+def test_two_names_of_one_shape_swapped_are_refused_by_the_manifests_hash_alone(exported: Path) -> None:
+    manifest, tensors = read_manifest(exported), read_weights(exported).tensors
+    first, second = "blocks.0.norm1.weight", "blocks.1.norm1.weight"
+    other = {first: second, second: first}
+    swapped = replace(manifest, parameters=tuple(other.get(str(name), name) for name in manifest.parameters))
+    text = (exported / MANIFEST).read_text()
+    edited = text.replace(first, "x").replace(second, first).replace('"x"', f'"{second}"')
+    (exported / MANIFEST).write_text(edited)
+    with pytest.raises(WeightsError, match=r"export\.json: damaged or edited"):
         read_weights(exported)
+    swapped.write(exported)  # a forger's hash: nothing else tells the two apart
+    assert read_weights(exported).tensors[first] is not None
+    np.testing.assert_array_equal(read_weights(exported).tensors[first], tensors[second])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_first_and_leave_nothing(value: float, tmp_path: Path) -> None:
+    model = thin("vit_s_16_224")
+    model.eval()
+    model.head.bias.set_value(np.array([0, value, 0, 0], np.float32))
+    (tmp_path / "old").mkdir()
+    for folder in (tmp_path / "new" / "deeper", tmp_path / "old"):
+        with pytest.raises(NonFiniteLossError, match=r"head\.bias has NaN or infinite values; nothing was written"):
+            export(model, describe("vit_s_16_224", model), folder, threads=1, sizes=[(64, 64)])
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
+
+
+def test_an_export_that_fails_leaves_nothing_and_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = thin("vit_s_16_224")
+    model.eval()
+    manifest = describe("vit_s_16_224", model)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "note").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("util.deploy.export.TOLERANCE", -1.0)
+        for folder in (tmp_path / "new" / "deeper", tmp_path / "kept"):
+            with pytest.raises(MismatchError, match="nothing was written"):
+                export(model, manifest, folder, threads=1, sizes=[(64, 64)])
+    with pytest.raises(OutputError, match="File name too long"):
+        export(model, manifest, tmp_path / "new" / ("a" * 300), threads=1, sizes=[(64, 64)])
+    assert {path.name for path in tmp_path.rglob("*")} == {"kept", "note"}
+
+
+def test_parameters_that_memory_does_not_hold_are_one_line(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, read = (exported / PARAMS).stat().st_size, Path.read_bytes
+
+    def run_out(path: Path) -> bytes:
+        if path.name == PARAMS:
+            raise MemoryError
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", run_out)
+    with pytest.raises(WeightsError, match=rf"model\.pdiparams: memory ran out while it was read; it needs {size} "):
+        read_weights(exported)
+
+
+def test_paths_that_cannot_be_asked_are_missing_inputs(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingInputError, match="cannot be read: File name too long"):
+        recognise(exported / ("a" * 300))
+    assert recognise(exported) == recognise(exported / PARAMS) == recognise(exported / MANIFEST) == "export"
+    ask = os.stat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(f"{exported}/"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return ask(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)  # as a folder of mode 000 does, to all but root
+    for path in (exported, exported / "x.pdparams", exported / PARAMS):
+        with pytest.raises(MissingInputError, match="cannot be read: Permission denied"):
+            recognise(path)
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from util.deploy.bundle import MANIFEST, PARAMS, read_manifest
 from util.errors import MismatchError, MissingInputError, UsageError, UserError, WeightsError, run_script
-from util.files import check_new_file
+from util.files import check_new_file, kind_of
 from util.settings import Parser
 from util.tables import table_text
-from util.weights import EMA, MODEL
+from util.weights import EMA, MODEL, read_weights
 from util.weights.container import Container, is_container, read_container, write_container
 from util.weights.state import checked_state, peek_checked_state
 
@@ -35,9 +36,10 @@ ALIGNMENT = "<" + ">" * 7
 
 
 def collect_checkpoints(names: Sequence[str]) -> list[str]:
-    """Returns the files that the names stand for: files, folders (their *.safetensors), globs; each file once.
+    """Returns the files that the names stand for: files, folders, globs; each file once.
 
-    The names' order stays; what a folder or a glob stands for is sorted. Nothing found is a MissingInputError.
+    A folder stands for its *.safetensors; that of an export for itself, before any of those. The names' order stays;
+    what a folder or a glob stands for is sorted. Nothing found, or what cannot be read, is a MissingInputError.
     """
     files: list[str] = []
     for name in names:
@@ -50,13 +52,24 @@ def collect_checkpoints(names: Sequence[str]) -> list[str]:
         if not found:
             raise MissingInputError(f"{name}: nothing matches")
         for path in map(Path, found):
-            inside = sorted(p for p in path.glob(f"*{SUFFIX}") if not p.name.startswith(".")) if path.is_dir() else []
-            if path.is_dir() and not inside:
-                below = next(path.glob(f"*/*{SUFFIX}"), None)
-                advice = "" if below is None else f"; its folders have some, such as {below.parent}"
-                raise MissingInputError(f"{path}: no {SUFFIX} files in this folder{advice}")
-            files += map(str, inside) if path.is_dir() else [str(path)]
+            files += map(str, _inside(path) if kind_of(path) == "folder" else [path])
     return list(dict.fromkeys(files))
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Returns what a folder stands for."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise MissingInputError(f"{folder}: cannot be read: {error.strerror}") from None
+    found = [folder / name for name in names if name.endswith(SUFFIX) and not name.startswith(".")]
+    if MANIFEST in names:
+        found.insert(0, folder)
+    if not found:
+        below = next(folder.glob(f"*/*{SUFFIX}"), None)
+        advice = "" if below is None else f"; its folders have some, such as {below.parent}"
+        raise MissingInputError(f"{folder}: no {SUFFIX} files in this folder, and no export{advice}")
+    return found
 
 
 def read_checkpoint(path: Path) -> Container:
@@ -66,6 +79,14 @@ def read_checkpoint(path: Path) -> Container:
     if not any(name.startswith(MODEL) for name in container.tensors):
         raise WeightsError(f"{path}: holds no model weights")
     return container
+
+
+def check_usable(path: Path) -> None:
+    """Reads a checkpoint, or the folder of an export, as a whole; a UserError says why it cannot be used."""
+    if kind_of(path) == "folder":
+        read_weights(path)
+    else:
+        read_checkpoint(path)
 
 
 def _show_accuracy(progress: dict[str, Any]) -> str:
@@ -78,20 +99,31 @@ def _show_accuracy(progress: dict[str, Any]) -> str:
 
 def describe(path: Path) -> tuple[str, ...]:
     """Returns a file's row of the table, fields as in `COLUMNS`."""
-    state = peek_checked_state(path)
-    model, progress = state.get("model", {}), state.get("progress", {})
+    model: dict[str, Any] = {}
+    progress: dict[str, Any] = {}
     try:
-        if is_container(path):
-            read_checkpoint(path)
-            verified = "yes"
+        if kind_of(path) == "folder":
+            manifest = read_manifest(path)
+            model = {"name": manifest.model, "num_classes": manifest.num_classes}
         else:
-            verified = "no hash"
+            state = peek_checked_state(path)
+            model, progress = state.get("model", {}), state.get("progress", {})
+        verified = "yes" if kind_of(path) == "folder" or is_container(path) else "no hash"
+        if verified == "yes":
+            check_usable(path)
     except UserError:
         verified = "NO"
     found = (model.get("name"), model.get("num_classes"), progress.get("epoch"), progress.get("update"))
     cells = ["-" if value is None else _brief(" ".join(str(value).split())) for value in found]
-    size = f"{path.stat().st_size / 1e6:.1f}" if path.exists() else "-"  # a link to nothing has none
-    return (str(path), *cells, _show_accuracy(progress), size, verified)
+    return (str(path), *cells, _show_accuracy(progress), _show_size(path), verified)
+
+
+def _show_size(path: Path) -> str:
+    """MB of a file, or of an export's parameters; a link to nothing has none."""
+    try:
+        return f"{(path / PARAMS if path.is_dir() else path).stat().st_size / 1e6:.1f}"
+    except OSError:
+        return "-"
 
 
 def list_checkpoints(names: Sequence[str]) -> None:
@@ -100,22 +132,26 @@ def list_checkpoints(names: Sequence[str]) -> None:
 
 
 def verify(names: Sequence[str]) -> None:
-    """Prints OK or the reason for each file. Any that is not whole and usable is a WeightsError at the end."""
+    """Prints OK or the reason for each file.
+
+    Any that is not whole and usable is a WeightsError at the end; a MissingInputError if none of them could be read.
+    """
     files: list[str] = []
     for name in names:
         files += collect_checkpoints([name]) if os.path.isdir(name) else [name]
-    bad = 0
+    bad: list[UserError] = []
     for file in files:
         try:
-            read_checkpoint(Path(file))
+            check_usable(Path(file))
         except UserError as error:
-            bad += 1
+            bad.append(error)
             reason = str(error)
             _say(reason if reason.startswith(file) else f"{file}: {reason}")
         else:
             _say(f"{file}: OK")
     if bad:
-        raise WeightsError(f"{bad} of {len(files)} files cannot be used")
+        kind = MissingInputError if all(isinstance(error, MissingInputError) for error in bad) else WeightsError
+        raise kind(f"{len(bad)} of {len(files)} files cannot be used")
 
 
 def _weights(container: Container, path: Path, *, ema: bool) -> dict[str, np.ndarray]:
@@ -252,7 +288,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     text = "a table of what checkpoints hold; best top-1 is the run's so far, * measured on these very weights"
     add("list", text, writes=False).add_argument("files", nargs="+", metavar="FILE", help="files, folders, globs")
-    text = "read whole files and compare their sha256; the exit code is 65 if one cannot be used"
+    text = "read whole files and compare their sha256; the exit code is 65 if one cannot be used, 66 if it is missing"
     add("verify", text, writes=False).add_argument("files", nargs="+", metavar="FILE", help="files, folders")
     text = "write the model's weights alone, with what eval, predict and export need"
     add("strip", text, writes=True).add_argument("file", metavar="FILE", help="a checkpoint")

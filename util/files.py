@@ -1,8 +1,26 @@
 """Files that a user names: text to read, and new ones to write."""
 
+import stat
+import tempfile
 from pathlib import Path
+from typing import Literal
 
 from util.errors import DataError, MissingInputError, OutputError, UsageError
+
+
+def kind_of(path: Path) -> Literal["file", "folder", "other", "nothing"]:
+    """Returns what is at a path, links followed; only a regular file can be opened without waiting for anybody.
+
+    What cannot be asked (a folder without permission, a name that is too long, links in a circle) is a
+    MissingInputError; pathlib's own questions raise an OSError there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "nothing"
+    except OSError as error:
+        raise MissingInputError(f"{path}: cannot be read: {error.strerror}") from None
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
 def read_text(path: Path) -> str:
@@ -12,7 +30,7 @@ def read_text(path: Path) -> str:
     UTF-8 is a DataError.
     """
     try:
-        if path.exists() and not path.is_file():
+        if kind_of(path) in ("folder", "other"):
             raise DataError(f"{path}: is not a regular file")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -26,14 +44,19 @@ def read_text(path: Path) -> str:
 def check_new_file(output: str, *, suffix: str) -> Path:
     """Returns the path of a file to write, which `--output` names.
 
-    Another suffix is a UsageError; a file that is there already (or a link to nothing), or no folder to write it in, an
-    OutputError.
+    Another suffix is a UsageError; a file that is there already (or a link to nothing), or a place where no file can be
+    made, an OutputError. That is tried, with a file whose name is as long as those that `write_container` works with:
+    permissions do not tell what a read-only disk or `/proc` will do.
     """
     path = Path(output)
     if path.suffix != suffix:
         raise UsageError(f"--output must end in {suffix}; got {output}")
-    if path.exists() or path.is_symlink():
-        raise OutputError(f"{path}: exists; nothing is written over: choose another --output, or remove it")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: cannot be written: there is no folder {path.parent}")
+    try:
+        if path.is_symlink() or path.exists():
+            raise OutputError(f"{path}: exists; nothing is written over: choose another --output, or remove it")
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: cannot be written: there is no folder {path.parent}")
+        tempfile.NamedTemporaryFile(prefix=f".tmp-{path.name}-", dir=path.parent).close()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}; choose another --output") from None
     return path

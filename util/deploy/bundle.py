@@ -15,20 +15,32 @@ from typing import Any
 
 from util.data.preprocessing import Preprocessing
 from util.errors import MismatchError, MissingInputError, UsageError, WeightsError
+from util.files import kind_of
 
 MANIFEST = "export.json"
 PROGRAMS = ("model.json", "model.pdmodel")
 PARAMS = "model.pdiparams"
-VERSION = 1
+VERSION = 2  # since 2, the manifest has a hash of its own
+OWN_HASH = "manifest_sha256"
+MAX_MANIFEST = 64 << 20  # bytes; those of the models here have some ten thousand
+
+
+def _check_regular(path: Path) -> None:
+    """Refuses what could be opened but not read to an end: a FIFO waits for ever, a device has no end."""
+    if kind_of(path) in ("folder", "other"):
+        raise WeightsError(f"{path}: is not a regular file")
 
 
 def file_sha256(path: Path) -> str:
-    """Returns a file's sha256; a file that cannot be read is a MissingInputError."""
+    """Returns a file's sha256; one that cannot be read is a MissingInputError, a FIFO or a device a WeightsError."""
+    _check_regular(path)
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise MissingInputError(f"{path}: no such file") from None
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}") from None
+        raise MissingInputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +65,9 @@ class Manifest:
     version: int = VERSION
 
     def write(self, folder: Path) -> None:
-        """Writes the manifest."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        """Writes the manifest, with a hash of its own content."""
+        values = asdict(self)
+        text = json.dumps(values | {OWN_HASH: content_sha256(values)}, indent=2, ensure_ascii=False)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
     def check(self) -> None:
@@ -76,26 +89,56 @@ class Manifest:
         return Preprocessing.from_plain(self.preprocess)
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Returns a bundle's manifest; missing, damaged or newer ones are errors that name the file."""
-    path = folder / MANIFEST
+def content_sha256(values: dict[str, Any]) -> str:
+    """Returns the sha256 of a manifest's fields but the hash itself, as JSON with sorted keys and no spaces.
+
+    It finds damage, and slips of who edits the file: two names of weights swapped would fit the model as well. It is no
+    signature: whoever changes the file on purpose can write the hash anew.
+    """
+    content = {name: value for name, value in values.items() if name != OWN_HASH}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    """Returns the fields of a manifest that is of this version and the content that was written."""
+    _check_regular(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > MAX_MANIFEST:
+            raise WeightsError(f"{path}: damaged: {size} bytes; a manifest has at most {MAX_MANIFEST}")
+        values = json.loads(path.read_bytes().decode())
+        own = content_sha256(values) if isinstance(values, dict) else None
+    except WeightsError:
+        raise
     except FileNotFoundError:
         raise MissingInputError(f"{path}: no such file; export the model with export_model.py") from None
     except OSError as error:
-        raise MissingInputError(f"{path}: {error.strerror}") from None
-    except ValueError:
+        raise MissingInputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
         raise WeightsError(f"{path}: damaged: not JSON") from None
+    if own is None:
+        raise WeightsError(f"{path}: damaged: expected an object of JSON")
+    version = values.get("version")
+    if version != VERSION:
+        raise WeightsError(f"{path}: written in version {str(version)[:20]}; this code reads {VERSION}: export again")
+    if values.pop(OWN_HASH, None) != own:
+        raise WeightsError(f"{path}: damaged or edited: its content does not have its {OWN_HASH}; export again")
+    return values
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Returns a bundle's manifest, its own hash verified.
+
+    A missing one is a MissingInputError; a damaged, edited, older or newer one, or what is no regular file, a
+    WeightsError.
+    """
+    path = folder / MANIFEST
+    values = _read_fields(path)
     try:
-        if values["version"] != VERSION:
-            raise WeightsError(f"{path}: written in version {values['version']}; this code reads {VERSION}")
-        lists = {name: tuple(values.get(name, ())) for name in ("input_shape", "class_names", "parameters")}
+        lists = {name: tuple(values[name]) for name in ("input_shape", "class_names", "parameters")}
         manifest = Manifest(**values | lists)
         manifest.preprocessing()
         manifest.check()
-    except WeightsError:
-        raise
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise WeightsError(f"{path}: damaged: {error}") from None
     return manifest
@@ -114,26 +157,28 @@ def open_bundle(model_dir: str | None, model_file: str | None, params_file: str 
     """Finds and verifies an exported model.
 
     model_dir: the export folder; or model_file, a program in it, and optionally params_file. In a folder, the `.json`
-    program is taken. A hash that differs from the manifest's is a WeightsError.
+    program is taken. A hash that differs from the manifest's, or what is no regular file, is a WeightsError.
     """
     if (model_dir is None) == (model_file is None):
         raise UsageError("give the exported model with either --model_dir FOLDER or --model_file PROGRAM")
-    if model_file is not None and (Path(model_file).is_dir() or Path(model_file).name == MANIFEST):
-        model_dir, model_file = str(Path(model_file) if Path(model_file).is_dir() else Path(model_file).parent), None
+    if model_file is not None and kind_of(Path(model_file)) == "folder":
+        model_dir, model_file = model_file, None
+    elif model_file is not None and Path(model_file).name == MANIFEST:
+        model_dir, model_file = str(Path(model_file).parent), None
     if model_dir is not None:
         folder = Path(model_dir)
-        if not folder.is_dir():
-            is_file = folder.exists()
-            raise MissingInputError(
-                f"{folder}: " + ("is a file; give it with --model_file" if is_file else "no such folder")
-            )
+        kind = kind_of(folder)
+        if kind != "folder":
+            reason = "no such folder" if kind == "nothing" else "is a file; give it with --model_file"
+            raise MissingInputError(f"{folder}: {reason}")
         if params_file is not None:
             raise UsageError("--params_file goes with --model_file, not with --model_dir")
-        program = next((folder / p for p in PROGRAMS if (folder / p).is_file()), folder / PROGRAMS[0])
+        program = next((folder / p for p in PROGRAMS if kind_of(folder / p) != "nothing"), folder / PROGRAMS[0])
     else:
         program = Path(str(model_file))
         if program.suffix == ".pdiparams":
-            program = next((p for s in (".json", ".pdmodel") if (p := program.with_suffix(s)).is_file()), program)
+            programs = (program.with_suffix(suffix) for suffix in (".json", ".pdmodel"))
+            program = next((path for path in programs if kind_of(path) != "nothing"), program)
     params = Path(params_file) if params_file is not None else program.with_suffix(".pdiparams")
     manifest = read_manifest(program.parent)
     for path in (program, params):

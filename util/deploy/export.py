@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,16 +36,33 @@ def _save_program(model: nn.Layer, stem: Path, shape: tuple[int | None, ...], *,
 
 @contextlib.contextmanager
 def _folder_beside(target: Path) -> Iterator[Path]:
-    """A temporary folder on the same disk; nothing of it is left."""
+    """A temporary folder in `target`; nothing of it is left, nor of a new `target` that stayed empty."""
+    new: list[Path] = []
     try:
+        new = [place for place in (target, *target.parents) if not place.exists()]
         target.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".tmp-export-", dir=target))
     except OSError as error:
+        _remove_empty(new)
         raise OutputError(f"{target}: cannot be written: {error.strerror}; choose another --output") from None
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _remove_empty(new)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # there are files in it: the export
+            folder.rmdir()
+
+
+def _check_finite(model: nn.Layer) -> None:
+    """Refuses weights with NaN or infinite values."""
+    for name, tensor in model.state_dict().items():
+        if not np.isfinite(tensor.numpy()).all():
+            raise NonFiniteLossError(f"the model's {name} has NaN or infinite values; nothing was written")
 
 
 def export(
@@ -54,9 +71,10 @@ def export(
     """Writes the bundle to `folder` and returns each program's largest difference from the model's logits.
 
     manifest: everything but the hashes. sizes: heights and widths to compare at. The programs are run by Paddle
-    Inference on random images at batch 1 and 3; a difference above 1e-5 of the largest logit is a MismatchError, and
-    nothing in `folder` changes.
+    Inference on random images at batch 1 and 3; a difference above 1e-5 of the largest logit is a MismatchError, NaN or
+    infinity in weights or logits a NonFiniteLossError. Then nothing in `folder` changes, and a new one is not left.
     """
+    _check_finite(model)
     with _folder_beside(folder) as beside:
         try:
             _write(model, manifest, beside)

@@ -12,6 +12,7 @@ file put there by hand), all of it is hashed. Hashing it every time would cost e
 and guard against nothing more than a disk that rots: whoever can write the file can write the record.
 """
 
+import codecs
 import contextlib
 import fcntl
 import hashlib
@@ -24,15 +25,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from util.errors import MissingInputError, UntrustedFileError, UsageError
+from util.errors import MissingInputError, UntrustedFileError, UsageError, WeightsError
 from util.log import NAME
+from util.weights.connection import PassingError, check_address
+from util.weights.formats import detect_format
 from util.weights.sources import HUB, Source, find_source, require_source
 from util.weights.transfer import (
     DownloadError,
     Limits,
     Partial,
-    PassingError,
-    check_address,
     read_note,
     transfer,
     writing,
@@ -58,7 +59,10 @@ def cache_folder() -> Path:
     """Returns the folder of downloaded weights, which need not exist."""
     home = os.environ.get("PADDLE_CVT_HOME")
     if home:
-        return Path(home).expanduser() / "weights"
+        try:
+            return Path(home).expanduser() / "weights"
+        except RuntimeError:
+            raise UsageError(f"PADDLE_CVT_HOME must be a folder; got {home!r}, a home that does not exist") from None
     xdg = os.environ.get("XDG_CACHE_HOME", "")
     try:
         base = Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache"
@@ -225,10 +229,33 @@ def _take(source: Source, url: str, partial: Partial, path: Path) -> tuple[int, 
                 f"{url}: not the published file: {size} bytes with sha256 {digest} instead of "
                 f"{source.sha256}; it is damaged or was changed, and was deleted"
             )
+        _check_format(url, partial)
         _write_record(path, partial.path, url, digest, validator=read_note(partial.note).get("validator"))
         os.replace(partial.path, path)
         partial.remove()
     return size, digest
+
+
+def _check_format(url: str, partial: Partial) -> None:
+    """Deletes and refuses what is no weights file at all, so that no such thing gets a source's name in the cache.
+
+    A page or an empty answer is not the publisher's doing: a network that asks to log in or a broken proxy gives it in
+    the file's place, and that passes (75). Anything else is simply not what was published (77).
+    """
+    with open(partial.path, "rb") as file:
+        start = file.read(512)
+    try:
+        detect_format(partial.path)
+        return
+    except WeightsError as error:
+        reason = str(error).removeprefix(f"{partial.path}: ")
+    partial.remove()
+    if not start or start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
+        what = "a page" if start else "nothing"
+        raise DownloadError(
+            f"{url}: the server sent {what} instead of the file, as networks do that ask to log in; try again later"
+        )
+    raise UntrustedFileError(f"{url}: what arrived is not the published file: {reason}; it was deleted")
 
 
 def _transfer_patiently(

@@ -2,35 +2,35 @@
 
 Only https, however often the server redirects; http only to this machine itself. Beside the partial file lies what the
 server said to recognise it by (ETag, or Last-Modified), so that the rest is asked for with Range and If-Range: a server
-whose file has changed since then sends all of it again (RFC 9110, sections 13.1.5 and 14).
+whose file has changed since then sends all of it again (RFC 9110, sections 13.1.5 and 14). Not every server does, nor
+every proxy: bytes are appended only if the answer carries the same name and the same total.
 """
 
 import contextlib
 import errno
 import http.client
 import io
-import ipaddress
 import json
 import os
 import re
 import shutil
-import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from util.errors import MissingInputError, OutputError, SaveError, UntrustedFileError, UserError
+from util.weights.connection import Deadline, PassingError, check_address, request
 
 MAX_REDIRECTS = 5
 CHUNK = 1 << 20  # bytes
 MIN_RATE = 1000  # bytes a second, over one timeout
 REDIRECTS = (301, 302, 303, 307, 308)
 LATER = (408, 425, 429)  # the server asks to come back, not to stay away
+PAGES = ("text/html", "application/xhtml+xml")
+NUMBER = "[0-9]{1,15}"  # int() refuses thousands of digits
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -40,40 +40,12 @@ class DownloadError(UserError):
     exit_code = 75
 
 
-class PassingError(Exception):
-    """An attempt failed in a way that may have passed a moment later."""
-
-
 @dataclass(frozen=True)
 class Limits:
     """What one attempt may take."""
 
-    timeout: float  # seconds to connect, and without MIN_RATE
+    timeout: float  # seconds until the headers are here, and then for each read and without MIN_RATE
     most: int  # bytes that the file may have
-
-
-def check_address(url: str, *, previous: str | None = None) -> None:
-    """Refuses every address but https, and http of this machine; http also after https."""
-    try:
-        parts = urlsplit(url)
-        scheme, host = parts.scheme, parts.hostname or ""
-    except ValueError:  # brackets that enclose no address
-        scheme, host = "", ""
-    is_local = scheme == "http" and _is_loopback(host)
-    downgrade = previous is not None and previous.startswith("https:") and scheme != "https"
-    is_plain = url.isascii() and url.isprintable() and " " not in url
-    if not host or not is_plain or downgrade or (scheme != "https" and not is_local):
-        where = repr(url) if previous is None else f"{previous} redirects to {url!r}"
-        raise UntrustedFileError(f"{where}: refused; weights are fetched over https only")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @contextlib.contextmanager
@@ -100,6 +72,24 @@ def _is_validator(text: Any) -> bool:
     return isinstance(text, str) and 0 < len(text) <= 500 and text.isascii() and text.isprintable() and text[:2] != "W/"
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """What has arrived of a file."""
+
+    size: int  # bytes that are here
+    validator: str  # the server's name of the version
+    total: int | None  # bytes that this version has, if the server said so
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a response's body belongs, in bytes of the file."""
+
+    start: int
+    end: int | None  # None: the body's own end says
+    total: int | None  # of the file, if known
+
+
 class Partial:
     """A file that is arriving, and how its server names the version of which it is the beginning."""
 
@@ -107,17 +97,19 @@ class Partial:
         self.path = path
         self.note = path.with_name(f"{path.name}.json")
 
-    def resumable(self, url: str) -> tuple[int, str | None]:
-        """Returns how many bytes are there of the version at `url`, and its validator; 0 and None to start anew."""
+    def resumable(self, url: str) -> "Beginning | None":
+        """Returns what is here of the version at `url`; None to start anew."""
         note = read_note(self.note)
-        validator = note.get("validator") if note.get("url") == url else None
+        validator, total = note.get("validator"), note.get("total")
         size = self.path.stat().st_size if self.path.is_file() else 0
-        return (size, validator) if size > 0 and _is_validator(validator) else (0, None)
+        if size == 0 or note.get("url") != url or not isinstance(validator, str) or not _is_validator(validator):
+            return None
+        return Beginning(size, validator, total if type(total) is int else None)
 
-    def start(self, url: str, validator: str | None) -> None:
+    def start(self, url: str, validator: str | None, total: int | None) -> None:
         """Empties the file for the version that `validator` names; the order keeps old bytes from a new name."""
         self.path.write_bytes(b"")
-        self.note.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
+        self.note.write_text(json.dumps({"url": url, "validator": validator, "total": total}), encoding="utf-8")
 
     def remove(self) -> None:
         """Leaves nothing of it."""
@@ -133,51 +125,32 @@ def transfer(url: str, partial: Partial, limits: Limits, progress: Callable[[int
     followed or a file that is larger than announced; SaveError or OutputError if it cannot be written.
     """
     check_address(url)
-    have, validator = partial.resumable(url)
+    have = partial.resumable(url)
     headers = {"User-Agent": "paddle-cvt", "Accept-Encoding": "identity"}
-    if validator is not None:
-        headers |= {"Range": f"bytes={have}-", "If-Range": validator}
+    if have is not None:
+        headers |= {"Range": f"bytes={have.size}-", "If-Range": have.validator}
+    deadline = Deadline(limits.timeout)
     try:
-        with _open(url, headers, limits.timeout) as response:
+        with _open(url, headers, deadline) as response:
             if response.status == 416:
                 _settle_416(response, partial, have)
                 return
-            start = _start(response, url, partial, have)
+            part = _start(response, url, partial, have)
             try:
-                _receive(response, partial.path, start, limits, progress)
+                _receive(response, partial.path, part, limits, deadline, progress)
             except UntrustedFileError:
                 partial.remove()
                 raise
     except (OSError, http.client.HTTPException) as error:  # those of the disk are user errors already
-        raise PassingError(str(error) or type(error).__name__) from None
+        reason = " ".join(str(error).split())[:200]  # may quote what the server sent
+        raise PassingError(reason or type(error).__name__) from None
 
 
-class _Opener(urllib.request.OpenerDirector):
-    """http and https, through the system's proxies, and no other scheme; redirects come back as errors."""
-
-    def __init__(self, *, proxies: bool) -> None:
-        super().__init__()
-        for handler in (
-            *((urllib.request.ProxyHandler(),) if proxies else ()),
-            urllib.request.HTTPHandler(),
-            urllib.request.HTTPSHandler(),
-            urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.HTTPErrorProcessor(),
-        ):
-            self.add_handler(handler)
-
-
-def _open(url: str, headers: dict[str, str], timeout: float) -> Any:
+def _open(url: str, headers: dict[str, str], deadline: Deadline) -> Any:
     """Returns the response to a request, after at most MAX_REDIRECTS; its status is 200, 206 or 416."""
     first = url
     for _ in range(MAX_REDIRECTS + 1):
-        opener = _Opener(proxies=not _is_loopback(urlsplit(url).hostname or ""))
-        try:
-            response: Any = opener.open(urllib.request.Request(url, headers=headers), timeout=timeout)
-        except urllib.error.HTTPError as error:
-            response = error
-        except urllib.error.URLError as error:
-            raise _unreachable(url, error.reason) from None
+        response = request(url, headers, deadline)
         if response.status in (200, 206, 416):
             return response
         response.close()
@@ -191,12 +164,6 @@ def _open(url: str, headers: dict[str, str], timeout: float) -> Any:
     raise UntrustedFileError(f"{first}: redirected more than {MAX_REDIRECTS} times, at last to {url}; refused")
 
 
-def _unreachable(url: str, reason: object) -> Exception:
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return UntrustedFileError(f"{url}: the server could not prove who it is: {reason.verify_message}")
-    return PassingError(str(reason) or type(reason).__name__)
-
-
 def _refusal(url: str, status: int, reason: str) -> Exception:
     if status >= 500:
         return PassingError(f"the server answered {status} {reason}")
@@ -205,45 +172,92 @@ def _refusal(url: str, status: int, reason: str) -> Exception:
     return MissingInputError(f"{url}: the server answered {status} {reason}; the file is not to be had there")
 
 
-def _settle_416(response: Any, partial: Partial, have: int) -> None:
+def _settle_416(response: Any, partial: Partial, have: Beginning | None) -> None:
     """Nothing is left after what is here: either this is all of it, or it is not of this file."""
-    if response.headers.get("Content-Range") != f"bytes */{have}":
+    if have is None or have.size != have.total or response.headers.get("Content-Range") != f"bytes */{have.size}":
         partial.remove()
-        raise PassingError("what was here was longer than the file; starting again")
+        raise PassingError("the server has nothing after what was here, which is not all of the file; starting again")
 
 
-def _start(response: Any, url: str, partial: Partial, have: int) -> int:
-    """Returns where the response's bytes belong; empties the partial file if that is the beginning."""
+def _start(response: Any, url: str, partial: Partial, have: Beginning | None) -> Part:
+    """Returns where the response's body belongs; empties the partial file if that is the beginning.
+
+    What is here is left alone if the answer is not the file at all.
+    """
+    kind = response.headers.get_content_type() if "Content-Type" in response.headers else ""
+    if kind in PAGES:
+        raise DownloadError(
+            f"{url}: the server answered with a page ({kind}) instead of the file, as networks do that ask to log in; "
+            "try again later"
+        )
+    encoding = (response.headers.get("Content-Encoding") or "identity").lower()
+    if encoding != "identity" or (response.headers.get("Transfer-Encoding") and not response.chunked):
+        raise UntrustedFileError(f"{url}: sent in an encoding that was not asked for ({encoding[:40]}); refused")
+    length = _length(response)
     if response.status == 206:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range") or "")
-        if match is None or int(match[1]) != have:
+        part = _asked_part(response, have, length)
+        if part is None:
             partial.remove()
             raise PassingError("the server sent another part than the one asked for; starting again")
-        return have
-    tags = (response.headers.get("ETag"), response.headers.get("Last-Modified"))
+        return part
     with writing(partial.path):
-        partial.start(url, next(filter(_is_validator, tags), None))
-    return 0
+        partial.start(url, next(filter(_is_validator, _names(response)), None), length)
+    return Part(0, length, length)
+
+
+def _names(response: Any) -> tuple[str | None, str | None]:
+    """Returns how the server names the version of the file, the better name first."""
+    return response.headers.get("ETag"), response.headers.get("Last-Modified")
+
+
+def _length(response: Any) -> int | None:
+    """Returns how long the body is to be; None where only its last chunk says."""
+    if response.chunked:
+        return None
+    lengths = set(response.headers.get_all("Content-Length") or ())
+    if not lengths:
+        raise UntrustedFileError(f"{response.url}: the server does not say how long the file is; refused")
+    text = lengths.pop()
+    if lengths or not re.fullmatch(NUMBER, text):
+        raise UntrustedFileError(f"{response.url}: no length that a file can have: {text[:40]!r}; refused")
+    return int(text)
+
+
+def _asked_part(response: Any, have: Beginning | None, length: int | None) -> Part | None:
+    """Returns which part of the file a 206 is, None unless it goes on with what is here.
+
+    It may end before the file does (RFC 9110, section 15.3.7); the file's end is then still its total.
+    """
+    match = re.fullmatch(rf"bytes ({NUMBER})-({NUMBER})/({NUMBER})", response.headers.get("Content-Range") or "")
+    if match is None or have is None or have.validator not in _names(response):
+        return None
+    start, last, total = map(int, match.groups())
+    is_next = start == have.size <= last < total and have.total in (None, total)
+    return Part(start, last + 1, total) if is_next and length in (None, last + 1 - start) else None
 
 
 def _receive(
-    response: Any, path: Path, start: int, limits: Limits, progress: Callable[[int, int | None], None]
+    response: Any,
+    path: Path,
+    part: Part,
+    limits: Limits,
+    deadline: Deadline,
+    progress: Callable[[int, int | None], None],
 ) -> None:
-    """Appends the response's body to the file at `start`, which is its length, and syncs it."""
-    length = response.headers.get("Content-Length")
-    total = start + int(length) if length is not None and length.isdecimal() else None
-    if total is None and not response.chunked:
-        raise UntrustedFileError(f"{response.url}: the server does not say how long the file is; refused")
+    """Appends the response's body to the file, which ends where the part starts, and syncs it."""
+    start, total = part.start, part.total
     _check_size(start if total is None else total, limits, response.url)
     _check_space(path, 0 if total is None else total - start)
     received, window, in_window = start, time.monotonic(), 0
     with writing(path):
         file = open(path, "ab", buffering=0)  # noqa: SIM115  closed below; a kill loses nothing that arrived
     with file:
+        deadline.renew(limits.timeout)
         while chunk := response.read1(CHUNK):
+            deadline.renew(limits.timeout)
             _write(file, chunk, path)
             received, in_window = received + len(chunk), in_window + len(chunk)
-            _check_size(received, limits, response.url)
+            _check_size(received, limits if part.end is None else replace(limits, most=part.end), response.url)
             progress(received, total)
             if (elapsed := time.monotonic() - window) > limits.timeout:
                 if in_window < MIN_RATE * elapsed:

@@ -21,7 +21,7 @@ from util.evaluation.statistics import calibration
 from util.evaluation.views import MirrorMean, Restricted
 from util.options import DataOptions, EvalOptions, LoaderOptions
 from util.restore import Trained, UnnamedModelError
-from util.weights import recognise
+from util.weights import read_weights, recognise
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def make_task(trained: Trained, data: DataOptions, options: EvalOptions) -> Task
 def check_opens(source: str) -> None:
     """Refuses weights that have vanished, or are no file, as weights that cannot be used: a WeightsError."""
     try:
-        recognise(Path(source))
+        if recognise(Path(source)) == "export":
+            read_weights(source)  # all of its files
     except MissingInputError as error:
         raise WeightsError(str(error)) from None
 

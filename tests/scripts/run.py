@@ -8,7 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def run(*command: str | Path, cwd: Path, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str | Path, cwd: Path, code: int = 0, timeout: float = 240, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs `python <script> ...` (or `bash run.sh ...`) in a folder and checks the exit code.
 
     A user never sees a traceback, whatever the exit code.
@@ -18,7 +20,7 @@ def run(*command: str | Path, cwd: Path, code: int = 0, **environment: str) -> s
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "WANDB_MODE": "offline"} | environment
     env.pop("PYTEST_CURRENT_TEST", None)
     done = subprocess.run(
-        [*program, str(ROOT / script), *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=240
+        [*program, str(ROOT / script), *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout
     )
     assert done.returncode == code, f"exit {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr

@@ -94,7 +94,6 @@ def test_every_model_exports_to_both_formats(tmp_path: Path, name: str) -> None:
 
     state = create_model(name, num_classes=10).state_dict()
     save_file({key: value.numpy() for key, value in state.items()}, tmp_path / "weights.safetensors")
-    done = run(
-        "export_model.py", "--model", name, "--pretrained", "weights.safetensors", "--output", "out", cwd=tmp_path
-    )
+    done = run("export_model.py", "--model", name, "--pretrained", "weights.safetensors", "--output", "out",
+               cwd=tmp_path, timeout=1800)  # fmt: skip
     assert done.stderr.count("largest difference from the model") == 2

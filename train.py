@@ -290,11 +290,11 @@ def build_state(
 
 def load_start(model: "nn.Layer", wanted: str, *, name: str, preprocessing: Preprocessing, log: Logger) -> None:
     """Loads the weights of `--pretrained`, a file's path or a published name, and logs what was not as in the file."""
-    from models import model_defaults
+    from models import canonical_name, model_defaults
     from util.weights import load_pretrained
     from util.weights.download import find_weights
 
-    path, published = find_weights(wanted)
+    path, published = find_weights(wanted, canonical_name=canonical_name)
     loaded = load_pretrained(model, path, name=name, holds=None if published is None else published.model)
     log.info(f"weights from {wanted}{loaded}")
     implied, known = ({}, {}) if published is None else (model_defaults(published.model), published.preprocess)

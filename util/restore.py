@@ -85,7 +85,7 @@ def chosen_weights(weights: WeightsOptions, on_command_line: frozenset[str]) -> 
     return weights
 
 
-def _find(options: WeightsOptions) -> tuple[str, Path, Source | None]:
+def _find(options: WeightsOptions, registry: Registry) -> tuple[str, Path, Source | None]:
     """Returns what the user named, the file, and where it is published if `--pretrained` gave a published name."""
     if options.resume is not None and options.pretrained is not None:
         raise UsageError("give either --resume or --pretrained")
@@ -93,7 +93,7 @@ def _find(options: WeightsOptions) -> tuple[str, Path, Source | None]:
         return options.resume, Path(options.resume), None
     if options.pretrained is None:
         raise UsageError("no weights: give a checkpoint with --resume CHECKPOINT, or a weights file with --pretrained")
-    return (options.pretrained, *find_weights(options.pretrained))
+    return (options.pretrained, *find_weights(options.pretrained, canonical_name=registry.canonical_name))
 
 
 def restore(
@@ -111,7 +111,7 @@ def restore(
     of channels that differs from the file's is a MismatchError. For another image size than the file's, tables of
     positions are resampled.
     """
-    source, path, published = _find(weights_options)
+    source, path, published = _find(weights_options, registry)
     weights = read_weights(path, use_ema=use_ema)
     saved = weights.state.get("model", {}).get("name") if published is None else published.model
     saved = None if saved is None else registry.canonical_name(saved)

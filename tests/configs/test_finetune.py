@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from models import list_models
+from tests.reference import picture
 from util import options
 from util.data.preprocessing import resolve_preprocessing
 from util.data.transforms import train_transform
@@ -110,7 +112,7 @@ def test_augmentation_can_be_built(path: Path) -> None:
     recipe = load(path)
     model = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     preprocessing = resolve_preprocessing(recipe.preprocess, model | {"input_size": (3, 224, 224)})
-    train_transform(
+    transform = train_transform(
         input_size=preprocessing.input_size,
         aa=recipe.augment.aa,
         train_crop_mode=recipe.augment.train_crop_mode,
@@ -118,3 +120,6 @@ def test_augmentation_can_be_built(path: Path) -> None:
         mean=preprocessing.mean,
         std=preprocessing.std,
     )
+    image = transform(picture(60, 80), np.random.default_rng(0))
+    assert image.shape == preprocessing.input_size
+    assert np.isfinite(image).all()

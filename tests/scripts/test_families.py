@@ -14,7 +14,7 @@ SMALL = ("--epochs", "1", "--batch_size", "4", "--num_workers", "0", "--input_si
          "--warmup_epochs", "0")  # fmt: skip
 
 
-def chain(folder: Path, config: Path, name: str, *train: str, spelling: str) -> None:
+def check_all_scripts(folder: Path, config: Path, name: str, *train: str, spelling: str) -> None:
     """Trains, evaluates by the recipe and `--ckpt_path`, predicts, exports and infers."""
     write_tree(folder / "imagenet", num_classes=3)
     write_picture(folder / "x.png", seed=1, size=(60, 44))
@@ -39,7 +39,7 @@ def chain(folder: Path, config: Path, name: str, *train: str, spelling: str) -> 
 
 def test_convit(tmp_path: Path) -> None:
     config = ROOT / "configs/train/convit/convit_tiny.yaml"
-    chain(tmp_path, config, "convit_tiny", "--config", str(config), spelling="convit_tiny")
+    check_all_scripts(tmp_path, config, "convit_tiny", "--config", str(config), spelling="convit_tiny")
     weights = ("--resume", "output/train/convit_tiny/checkpoint-latest.safetensors")
     larger = run("predict.py", "--infer_imgs", "x.png", *weights, "--input_size", "48", cwd=tmp_path)
     assert "pos_embed resampled from 2 x 2 to 3 x 3" in larger.stderr
@@ -49,7 +49,7 @@ def test_convit(tmp_path: Path) -> None:
 
 def test_vit(tmp_path: Path) -> None:
     config = ROOT / "configs/train/vit/vit_ti_16_224.yaml"
-    chain(tmp_path, config, "vit_ti_16_224", "-c", str(config), "--lr", "0.1", spelling="vit_ti16_224")
+    check_all_scripts(tmp_path, config, "vit_ti_16_224", "-c", str(config), "--lr", "0.1", spelling="vit_ti16_224")
 
 
 @pytest.mark.slow

@@ -52,7 +52,9 @@ def test_what_a_published_name_implies_is_told_against_a_recipe(
     assert source is not None
     write_checkpoint(tmp_path / "x.safetensors")
     published = replace(source, model="cvt_nano_32x32", preprocess={"crop_pct": 0.9})
-    monkeypatch.setattr("util.restore.find_weights", lambda text: (tmp_path / "x.safetensors", published))
+    monkeypatch.setattr(
+        "util.restore.find_weights", lambda text, canonical_name: (tmp_path / "x.safetensors", published)
+    )
     assert warnings_of("convit_tiny.fb_in1k") == []
     (text,) = warnings_of("convit_tiny.fb_in1k", crop_pct=0.875)
     assert "crop_pct 0.9, here it is 0.875" in text

@@ -71,15 +71,21 @@ def cache_folder() -> Path:
     return base / "paddle_cvt" / "weights"
 
 
-def find_weights(text: str, *, cache_dir: Path | None = None) -> tuple[Path, Source | None]:
+def find_weights(
+    text: str, *, canonical_name: Callable[[str], str], cache_dir: Path | None = None
+) -> tuple[Path, Source | None]:
     """Returns the file that `--pretrained TEXT` means, and its source if it was published.
 
     A file that exists is meant before a name is. A name is fetched if it is not in the cache. Anything else is a
     MissingInputError if it looks like a path, and a UsageError with the nearest names if not.
+
+    canonical_name: the registry's; a published name may have its model in any spelling.
     """
     path = Path(text)
     if os.path.exists(text):
         return path, None
+    model, dot, tag = text.partition(".")
+    text = canonical_name(model) + dot + tag
     if find_source(text) is None and (path.suffix in SUFFIXES or len(path.parts) != 1):
         raise MissingInputError(f"{path}: no such file")
     source = require_source(text)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from models import canonical_name
 from tests import http_files as http
 from tests.http_files import CONTENT, HALF, FileServer
 from util.errors import MissingInputError, OutputError, SaveError, UntrustedFileError, UsageError, UserError
@@ -546,25 +547,32 @@ def fetch_from_hub(folder: Path) -> Path:
 def test_a_file_comes_before_a_name_and_a_name_before_a_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("convit_tiny.mindcv").write_bytes(b"own")
-    assert find_weights("convit_tiny.mindcv") == (Path("convit_tiny.mindcv"), None)
+    assert find_weights("convit_tiny.mindcv", canonical_name=canonical_name) == (Path("convit_tiny.mindcv"), None)
     source = replace(require_source("convit_small.mindcv"), sha256=DIGEST)
     monkeypatch.setattr(download, "find_source", lambda text: source)
     monkeypatch.setattr(download, "require_source", lambda text: source)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / source.file).write_bytes(CONTENT)
-    found = find_weights("convit_small.mindcv", cache_dir=tmp_path / "cache")
+    found = find_weights("convit_small.mindcv", canonical_name=canonical_name, cache_dir=tmp_path / "cache")
     assert found == (tmp_path / "cache" / source.file, source)
+
+
+@pytest.mark.parametrize("text", ["vit_b32_224", "vit_b32_224.mindcv"])
+def test_a_published_name_may_have_its_model_in_any_spelling(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "cached", lambda source, cache_dir: Path(source.name))
+    _, found = find_weights(text, canonical_name=canonical_name)
+    assert found is require_source(text.replace("b32", "b_32"))
 
 
 @pytest.mark.parametrize("text", ["weights.safetensors", "folder/convit_tiny", "x" * 5000 + ".pth"])
 def test_what_looks_like_a_path_is_a_missing_file(text: str) -> None:
     with pytest.raises(MissingInputError, match="no such file"):
-        find_weights(text)
+        find_weights(text, canonical_name=canonical_name)
 
 
 def test_what_looks_like_a_name_is_an_unknown_name() -> None:
     with pytest.raises(UsageError, match=r"nearest: convit_tiny"):
-        find_weights("convit_tinny")
+        find_weights("convit_tinny", canonical_name=canonical_name)
 
 
 def test_neither_module_imports_paddle() -> None:

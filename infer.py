@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from util import options, runtime
-from util.data.dataset import read_class_names
+from util.data.class_names import read_class_names
 from util.data.images import ImageError
 from util.data.preprocessing import resolve_preprocessing
 from util.deploy.bundle import check_input_size, open_bundle

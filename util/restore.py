@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from util.data.dataset import readable_names
+from util.data.class_names import readable_names
 from util.data.preprocessing import Preprocessing, describe_differences, resolve_preprocessing
 from util.errors import MismatchError, UsageError, WeightsError
 from util.options import ModelOptions, PreprocessOptions, WeightsOptions

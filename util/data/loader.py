@@ -14,7 +14,8 @@ import paddle
 from paddle import Tensor
 from paddle.io import DataLoader
 
-from util.data.dataset import BadImage, ImageDataset, ImageList, Sample
+from util.data.dataset import BadImage, ImageDataset, Sample
+from util.data.image_list import ImageList
 from util.data.preprocessing import Preprocessing
 from util.data.sampler import EvalBatches, TrainBatches
 from util.errors import DataError

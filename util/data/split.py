@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from util.data.dataset import MAX_REPORTED, ImageList, scan_folder
+from util.data.image_list import ImageList
+from util.data.splits import MAX_REPORTED, scan_folder
 from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError, run_script
 from util.log import start_logging
 from util.settings import Parser

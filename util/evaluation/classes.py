@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from util.data.dataset import ImageList
+from util.data.image_list import ImageList
 from util.errors import DataError, MismatchError, UsageError
 from util.files import read_text
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
-from util.data.dataset import ImageList, load_split
+from util.data.image_list import ImageList
 from util.data.loader import eval_loader
 from util.data.sampler import EvalBatches
+from util.data.splits import load_split
 from util.distributed import World
 from util.errors import MismatchError, MissingInputError, UntrustedFileError, UserError, WeightsError
 from util.evaluate import evaluate_images

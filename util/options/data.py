@@ -37,7 +37,19 @@ class TrainDataOptions:
         None, "train on this many images, as evenly from all classes as they allow, chosen by the seed; none: all"
     )
 
+    shard_window: int | None = setting(
+        None, "tar shards: shuffle so many shards together, which reads them nearly in order; none: all of them"
+    )
+    bad_images: float = setting(
+        0.001,
+        "part of the training images that may be unreadable; another image stands in for each, and they are listed",
+        scope="machine",
+    )
+
     def __post_init__(self) -> None:
+        window = self.shard_window
+        check(window is None or window > 0, "shard_window", "at least 1", window)
+        check(0.0 <= self.bad_images < 1.0, "bad_images", "in [0, 1)", self.bad_images)
         check(self.num_samples is None or self.num_samples > 0, "num_samples", "at least 1", self.num_samples)
 
 
@@ -71,7 +83,12 @@ class LoaderOptions:
         True, "workers hand batches over in /dev/shm; --no_shared_memory where it is too small", scope="machine"
     )
 
+    data_timeout: float = setting(
+        600.0, "seconds to wait for a batch; then the run stops and names what is stuck", scope="machine"
+    )
+
     def __post_init__(self) -> None:
+        check(self.data_timeout > 0, "data_timeout", "positive", self.data_timeout)
         check(0 <= self.num_workers <= 1024, "num_workers", "in [0, 1024]", self.num_workers)
 
 

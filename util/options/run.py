@@ -46,6 +46,13 @@ class RunOptions:
     )
     checkpoint_interval: int = setting(0, "also keep a checkpoint every so many epochs; 0: no", scope="machine")
     checkpoint_hist: int = setting(3, "how many of those to keep", scope="machine")
+    save_updates: int = setting(0, "save every so many updates, not only after each epoch; 0: no", scope="machine")
+    save_minutes: float = setting(
+        15.0, "save when so many minutes have passed since the last save; 0: no", scope="machine"
+    )
+    async_save: bool = setting(
+        True, "write checkpoints while training goes on; --no_async_save waits for each", scope="machine"
+    )
     log_interval: int = setting(50, "iterations between two lines of the log", scope="machine")
     log_wandb: bool = setting(False, "also log to Weights & Biases", scope="machine")
     wandb_project: str | None = setting(None, "project at Weights & Biases", scope="machine")
@@ -54,7 +61,8 @@ class RunOptions:
         check(0 <= self.seed < 2**63, "seed", "at least 0 and below 2 ** 63", self.seed)
         for name in ("checkpoint_hist", "log_interval"):
             check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        check(self.checkpoint_interval >= 0, "checkpoint_interval", "at least 0", self.checkpoint_interval)
+        for name in ("checkpoint_interval", "save_updates", "save_minutes"):
+            check(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
         size = self.validation_batch_size
         check(size is None or size > 0, "validation_batch_size", "at least 1", size)
         folder = self.experiment

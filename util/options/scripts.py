@@ -22,6 +22,9 @@ class EvalOptions:
         scope="machine",
         yaml=False,
     )
+    allow_missing: bool = setting(
+        False, "count unreadable images as wrong, and say how many, instead of stopping", scope="machine", yaml=False
+    )
     subset: str | None = setting(
         None,
         "let the model choose among fewer classes: folders (those that the split has), or a file with a class a line",

@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from util.data.dataset import ImageDataset, ImageList, load_split, readable_names, take
+from util.data.class_names import readable_names
+from util.data.dataset import ImageDataset
+from util.data.image_list import ImageList, take
 from util.data.loader import eval_loader, eval_set, make_loader
 from util.data.mixup import Mixer
 from util.data.preprocessing import Preprocessing
 from util.data.sampler import EvalBatches, TrainBatches
+from util.data.splits import load_split
 from util.data.transforms import TrainTransform, train_transform
 from util.distributed import World
 from util.errors import MismatchError, UsageError

@@ -14,10 +14,12 @@ import pytest
 
 from tests.trees import write_picture
 from util.data import loader
-from util.data.dataset import BadImage, ImageDataset, ImageList, Sample, load_split
+from util.data.dataset import BadImage, ImageDataset, Sample
+from util.data.image_list import ImageList
 from util.data.loader import collate, eval_loader, make_loader, refuse_bad_images
 from util.data.preprocessing import Preprocessing
 from util.data.sampler import EvalBatches, TrainBatches
+from util.data.splits import load_split
 from util.data.transforms import eval_transform, train_transform
 from util.errors import DataError
 from util.log import NAME, start_logging

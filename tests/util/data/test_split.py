@@ -11,8 +11,9 @@ import pytest
 
 from tests.scripts.run import ROOT, last_error, run
 from train import TrainSettings
-from util.data.dataset import load_split, read_class_names
+from util.data.class_names import read_class_names
 from util.data.split import main, split_folder
+from util.data.splits import load_split
 from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError
 from util.settings import parse
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from util.data.dataset import IMAGENET_NAMES, ImageList, read_class_names
+from util.data.class_names import IMAGENET_NAMES, read_class_names
+from util.data.image_list import ImageList
 from util.errors import DataError, MismatchError, UsageError
 from util.evaluation.classes import (
     Classes,

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tests.image_results import make_results
-from util.data.dataset import IMAGENET_NAMES, read_class_names
+from util.data.class_names import IMAGENET_NAMES, read_class_names
 from util.errors import OutputError, SaveError, UsageError
 from util.evaluation.files import check_whole_output, create_folder, write_text
 from util.evaluation.pictures import (

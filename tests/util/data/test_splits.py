@@ -12,19 +12,11 @@ from PIL import Image
 
 from tests.cifar_files import NAMES_10, pack, write_cifar
 from tests.trees import write_picture, write_tree
-from util.data.dataset import (
-    BadImage,
-    ImageDataset,
-    ImageList,
-    find_images,
-    load_split,
-    read_class_names,
-    read_list,
-    readable_names,
-    scan_folder,
-    take,
-)
+from util.data.class_names import read_class_names, readable_names
+from util.data.dataset import BadImage, ImageDataset
+from util.data.image_list import ImageList, take
 from util.data.sampler import TrainBatches
+from util.data.splits import find_images, load_split, read_list, scan_folder
 from util.data.transforms import eval_transform
 from util.errors import DataError, MismatchError, MissingInputError, UsageError
 

@@ -1,0 +1,74 @@
+"""The images of a split: where each is, its label, and how its picture is read."""
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from util.data.images import decode_image
+from util.data.sampler import SUBSET, stream
+from util.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Images of a split: paths relative to `root`, labels, and the class names where folders or an archive give them.
+
+    pixels: the images themselves where they come from an archive; `paths` then only names them. Worker processes share
+    them with the process that they were forked from.
+    """
+
+    root: Path
+    paths: list[str]
+    labels: np.ndarray  # int64 (num_images,)
+    class_names: list[str] | None
+    pixels: np.ndarray | None = None  # uint8 (num_images, H, W, 3)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        """Returns the full path of an image, or what stands for it: `cifar-10-python.tar.gz/data_batch_1[17]`."""
+        return os.path.join(self.root, self.paths[index])
+
+    def image(self, index: int) -> Image.Image:
+        """Returns the picture, PIL RGB; an ImageError says why a file cannot be used."""
+        return decode_image(self.path(index)) if self.pixels is None else Image.fromarray(self.pixels[index])
+
+    def select(self, indices: np.ndarray) -> "ImageList":
+        """Returns the list of these images alone, in this order."""
+        pixels = None if self.pixels is None else self.pixels[indices]
+        return replace(self, paths=[self.paths[i] for i in indices], labels=self.labels[indices], pixels=pixels)
+
+    def fingerprint(self) -> str:
+        """Returns a text that changes with the number, names, order or labels of the images, not with their place.
+
+        It also covers the pixels of an archive, but not what is in files.
+        """
+        sha = hashlib.sha256(self.labels.astype("<i8").tobytes())
+        sha.update("\0".join(self.paths).encode("utf-8", "surrogateescape"))
+        if self.pixels is not None:
+            sha.update(np.ascontiguousarray(self.pixels).data)
+        return f"{len(self)} ({sha.hexdigest()[:12]})"
+
+
+def take(images: ImageList, count: int, *, seed: int) -> ImageList:
+    """Returns `count` of the images, as evenly from all classes as they allow, in their order.
+
+    A pure function of (seed, count, labels); what a smaller count takes, a larger one takes too. More images than there
+    are is a UsageError.
+    """
+    if count > len(images):
+        raise UsageError(f"num_samples {count} is more than the {len(images)} training images; lower --num_samples")
+    rng = np.random.default_rng(stream(seed, SUBSET))
+    classes, class_of = np.unique(images.labels, return_inverse=True)
+    shuffled = rng.permutation(len(images))
+    by_class = shuffled[np.argsort(class_of[shuffled], kind="stable")]
+    first = np.searchsorted(class_of[by_class], np.arange(len(classes)))
+    rank = np.arange(len(images)) - first[class_of[by_class]]  # an image's place among those of its class
+    place_of = rng.permutation(len(classes))  # which classes get one more, where they cannot all have the same
+    chosen = by_class[np.lexsort((place_of[class_of[by_class]], rank))[:count]]
+    return images.select(np.sort(chosen))

@@ -251,11 +251,12 @@ def build_state(
 
     from models import create_model
     from util.train.batch_norm import synchronise_batch_norm
-    from util.train.checkpoint import Progress, TrainState
+    from util.train.checkpoint import TrainState
     from util.train.ema import ModelEma
     from util.train.freeze import freeze
     from util.train.optim import create_optimizer
     from util.train.precision import make_scaler
+    from util.train.progress import Progress
 
     optim, path = settings.optim, settings.weights.pretrained
     paddle.seed(settings.run.seed)  # the same on every process

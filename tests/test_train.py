@@ -15,9 +15,11 @@ from util.data.preprocessing import resolve_preprocessing
 from util.distributed import World
 from util.options import PreprocessOptions
 from util.settings import parse
-from util.train.checkpoint import BEST_EMA, Progress, RunFolder, TrainState
+from util.train.checkpoint import TrainState
 from util.train.loss import make_loss
+from util.train.progress import BEST_EMA, Progress
 from util.train.run import forget_missing_best
+from util.train.run_folder import RunFolder
 from util.train.step import TrainStep
 from util.weights.container import Container
 

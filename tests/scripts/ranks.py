@@ -28,10 +28,11 @@ from util.data.preprocessing import resolve_preprocessing  # noqa: E402
 from util.distributed import World  # noqa: E402
 from util.options import LossOptions, OptimOptions, PrecisionOptions  # noqa: E402
 from util.settings import parse  # noqa: E402
-from util.train.checkpoint import Progress, TrainState  # noqa: E402
+from util.train.checkpoint import TrainState  # noqa: E402
 from util.train.epoch import train_one_epoch  # noqa: E402
 from util.train.loss import make_loss  # noqa: E402
 from util.train.optim import create_optimizer  # noqa: E402
+from util.train.progress import Progress  # noqa: E402
 from util.train.schedule import Schedule  # noqa: E402
 from util.train.step import TrainStep  # noqa: E402
 

@@ -15,18 +15,11 @@ from util.errors import MismatchError, WeightsError
 from util.log import EpochLog
 from util.metrics import Metrics
 from util.options import RunOptions
-from util.train.checkpoint import (
-    BEST,
-    BEST_EMA,
-    Progress,
-    RunFolder,
-    TrainState,
-    check_same_settings,
-    check_state,
-    stems_of,
-)
+from util.train.checkpoint import TrainState, check_same_settings, check_state
 from util.train.data import Splits
 from util.train.epoch import EpochResult
+from util.train.progress import BEST, BEST_EMA, Progress, stems_of
+from util.train.run_folder import RunFolder
 from util.train.tracking import WandbRun
 from util.weights import recognise
 from util.weights.container import Container, read_container

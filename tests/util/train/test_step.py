@@ -14,12 +14,13 @@ from models import create_model
 from tests.reference import images
 from util.distributed import World
 from util.options import EmaOptions, LossOptions, OptimOptions, PrecisionOptions
-from util.train.checkpoint import Progress, TrainState
+from util.train.checkpoint import TrainState
 from util.train.ema import ModelEma
 from util.train.freeze import freeze
 from util.train.loss import make_loss
 from util.train.optim import create_optimizer
 from util.train.precision import make_scaler
+from util.train.progress import Progress
 from util.train.step import TrainStep
 
 SGD = OptimOptions(opt="sgd", weight_decay=0.0)

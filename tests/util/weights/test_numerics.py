@@ -17,10 +17,11 @@ from tests.weights_files import write_mindspore, write_safetensors
 from util.checkpoint import KEPT, average, strip
 from util.errors import MismatchError, WeightsError
 from util.options import EmaOptions, OptimOptions, PrecisionOptions
-from util.train.checkpoint import Progress, TrainState
+from util.train.checkpoint import TrainState
 from util.train.ema import ModelEma
 from util.train.optim import create_optimizer
 from util.train.precision import make_scaler
+from util.train.progress import Progress
 from util.weights import load_pretrained, load_weights, set_numerics
 from util.weights.container import read_container, write_container
 from util.weights.state import checked_state

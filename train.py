@@ -16,6 +16,7 @@ from util import options, runtime
 from util.data.preprocessing import Preprocessing, describe_differences, resolve_preprocessing
 from util.errors import UsageError, run_script
 from util.settings import Settings, parse, to_plain
+from util.stop import StopRequest
 from util.weights.sources import list_if_asked
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from util.distributed import World
     from util.train.checkpoint import TrainState
     from util.train.data import TrainingData
+    from util.train.progress import Progress
     from util.train.run import RunStart
     from util.train.schedule import Schedule
+    from util.train.step import TrainStep
     from util.weights.container import Container
 
 
@@ -65,12 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arithmetic = runtime.start(settings.threads.cpu_threads)
 
     from models import canonical_name, model_defaults
-    from util.evaluate import evaluate
     from util.log import log_to_file
     from util.train.dry_run import dry_run
-    from util.train.epoch import train_one_epoch
     from util.train.loss import make_loss
-    from util.train.run import RunRecorder, forget_missing_best
+    from util.train.run import forget_missing_best
     from util.train.schedule import Schedule
     from util.train.step import TrainStep
 
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if start is not None and container is not None:
         state.restore(container, str(start.folder.path))
         forget_missing_best(state.progress, start.folder, log)
-    state.progress.epoch = epochs.start
+    start_at(state.progress, epochs.start)
     step = TrainStep(
         state, optim=settings.optim, precision=settings.precision, loss=make_loss(settings.loss), world=world
     )
@@ -108,23 +109,53 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(json.dumps(asdict(found)))
         return
 
-    # Loop
-    recorder = RunRecorder(start, state, options=settings.run, world=world, log=log)
-    for epoch in epochs:
-        trained = train_one_epoch(
-            step,
-            data,
-            epoch=epoch,
-            first_update=state.progress.update,
-            schedule=schedule,
-            log=log,
-            log_interval=settings.run.log_interval,
-            world=world,
-        )
-        state.average_statistics(world)
-        tested = evaluate(state.models(), data.val_loader, world, num_batches=len(data.val_batches))
-        recorder.finish_epoch(epoch, trained, *tested)
-    recorder.close()
+    if container is not None:
+        state.restore_statistics(container, world.rank)
+    train(settings, step, data, state, epochs=epochs, schedule=schedule, start=start, world=world, log=log)
+
+
+def train(
+    settings: TrainSettings,
+    step: "TrainStep",
+    data: "TrainingData",
+    state: "TrainState",
+    *,
+    epochs: range,
+    schedule: "Schedule",
+    start: "RunStart",
+    world: "World",
+    log: Logger,
+) -> None:
+    """Trains and evaluates epoch by epoch; a signal to stop is obeyed between two updates."""
+    from util.evaluate import evaluate
+    from util.train.epoch import EpochHooks, train_one_epoch
+    from util.train.rejected import RejectedImages
+    from util.train.run import RunRecorder
+
+    stop = StopRequest()
+    rejected = RejectedImages(start.folder, num_images=len(data.splits.train), part=settings.train_data.bad_images)
+    rejected.check_known(data.splits.train.bad)
+    recorder = RunRecorder(start, state, options=settings.run, stop=stop, world=world, log=log)
+    hooks = EpochHooks(stop=stop, is_due=recorder.is_due, save=recorder.save, rejected=rejected.add)
+    data.on_wait(stop.check_waiting)
+    stop.listen()
+    with recorder.recording_failure(), data.naming_lost_workers():
+        for _ in epochs:
+            trained = train_one_epoch(
+                step,
+                data,
+                progress=state.progress,
+                schedule=schedule,
+                hooks=hooks,
+                log=log,
+                log_interval=settings.run.log_interval,
+                world=world,
+            )
+            state.finish_training_of_epoch(world)
+            batches = data.evaluation(recorder.stop_if_asked)
+            tested = evaluate(state.models(), batches, world, num_batches=len(data.val_batches))
+            recorder.finish_epoch(trained, *tested)
+        recorder.close()
 
 
 def join_processes(settings: TrainSettings, arithmetic: runtime.Runtime) -> tuple[TrainSettings, "World", Logger]:
@@ -207,6 +238,12 @@ def remaining_epochs(settings: TrainSettings, container: "Container | None", log
             log.info("--start_epoch was for the start of this run; it continues at its own epoch")
         start = found
     return range(start or 0, settings.schedule.epochs + settings.schedule.cooldown_epochs)
+
+
+def start_at(progress: "Progress", epoch: int) -> None:
+    """Lets training go on at the beginning of an epoch, unless it is already in the middle of that one."""
+    if progress.epoch != epoch:
+        progress.epoch, progress.iteration, progress.trained, progress.sums = epoch, 0, False, []
 
 
 def load_data(settings: TrainSettings, preprocessing: Preprocessing, world: "World") -> "TrainingData":

@@ -50,6 +50,12 @@ class SaveError(UserError):
     exit_code = 74
 
 
+class ResumableError(UserError):
+    """Something outside of the run broke down; started again, it goes on from its newest checkpoint."""
+
+    exit_code = 75
+
+
 class NonFiniteLossError(UserError):
     """The loss became NaN or infinite."""
 
@@ -68,22 +74,34 @@ class MismatchError(UserError):
     exit_code = 78
 
 
+class Stopped(Exception):  # noqa: N818  not an error: what was asked for
+    """A signal ended the run, which has saved a complete checkpoint."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 INTERNAL = 70
-RESUMABLE = 75
 INTERRUPTED = 130
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def _report(message: str, code: int) -> NoReturn:
-    """Prints the one line and exits. With several processes it also leaves both for run.sh, which asks where.
+    """Prints the one line and exits."""
+    _leave(f"error: {message}", code)
+
+
+def _leave(text: str, code: int) -> NoReturn:
+    """Prints a line and exits. With several processes it also leaves both for run.sh, which asks where.
 
     When one process of a job fails, the others break down too, and the launcher reports whichever it sees first.
     """
-    print(f"error: {message}", file=sys.stderr)
+    print(text, file=sys.stderr)
     folder, rank = os.environ.get("RUN_ERROR_DIR"), os.environ.get("PADDLE_TRAINER_ID")
     if folder and rank:
         with open(os.path.join(folder, f"error.{rank}"), "w", encoding="utf-8", errors="replace") as file:
-            file.write(f"{code}\nerror: {message}\n")
+            file.write(f"{code}\n{text}\n")
     sys.exit(code)
 
 
@@ -107,6 +125,8 @@ def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
         if code is None:
             _exit_internal()
         _report(str(error), code)
+    except Stopped as stopped:
+        _leave(str(stopped), stopped.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more while it ends
         _report("standard output was closed before the results were written", SaveError.exit_code)
@@ -120,7 +140,7 @@ def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
         _report(
             "a process that loads images broke down, for the reason above; after a bus error use --no_shared_memory "
             "(/dev/shm is too small), without any reason fewer --num_workers (memory ran out)",
-            RESUMABLE,
+            ResumableError.exit_code,
         )
     except Exception:
         _exit_internal()

@@ -21,6 +21,7 @@ from paddle import Tensor  # noqa: E402
 
 from models import create_model, model_defaults  # noqa: E402
 from models.layers import DropPath  # noqa: E402
+from tests.hooks import NOTHING_BETWEEN  # noqa: E402
 from tests.reference import images  # noqa: E402
 from train import TrainSettings, build_state, load_data  # noqa: E402
 from util import distributed  # noqa: E402
@@ -102,7 +103,14 @@ def run_epoch(world: World, data_dir: str) -> dict[str, Any]:
     recorder = Recorder(step)
     schedule = Schedule(settings.schedule, images_per_update=data.images_per_update(1))
     result = train_one_epoch(
-        step, data, epoch=0, first_update=0, schedule=schedule, log=log, log_interval=50, world=world
+        step,
+        data,
+        progress=state.progress,
+        schedule=schedule,
+        hooks=NOTHING_BETWEEN,
+        log=log,
+        log_interval=50,
+        world=world,
     )
     return {
         "initial": np.array(world.gather(sha.hexdigest())),

@@ -1,30 +1,36 @@
-"""Batches from a data set: Paddle's DataLoader with this project's samplers, and errors as values."""
+"""Batches from a data set: Paddle's DataLoader with own samplers, errors as values, and an end to waiting."""
 
 import ctypes
 import logging
 import math
 import os
+import queue
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 from paddle import Tensor
-from paddle.io import DataLoader
+from paddle.io import DataLoader, get_worker_info
 
 from util.data.dataset import BadImage, ImageDataset, Sample
 from util.data.image_list import ImageList
 from util.data.preprocessing import Preprocessing
 from util.data.sampler import EvalBatches, TrainBatches
-from util.errors import DataError
+from util.data.workers import SHARED_MEMORY, Worker, WorkerBoard
+from util.errors import DataError, ResumableError
 from util.log import NAME
 
 Batch = tuple[Tensor, Tensor, Tensor, list[BadImage]]  # images (B, C, H, W), labels (B,), indices (B,), bad images
 
-SHARED_MEMORY = "/dev/shm"  # where Paddle's workers put batches for the main process
 PREFETCH = 2  # batches that each worker makes in advance
+POLL = 0.2  # seconds between two looks at the workers while a batch is awaited
+DATA_TIMEOUT = 600.0  # seconds to wait for a batch, where no setting says otherwise
 
 
 def collate(samples: Sequence[Sample | BadImage]) -> list[Any]:
@@ -32,35 +38,176 @@ def collate(samples: Sequence[Sample | BadImage]) -> list[Any]:
 
     Without a good one, a placeholder with label and index -1: Paddle cannot pass arrays without elements on.
     """
-    good = [s for s in samples if not isinstance(s, BadImage)]
+    good = [s for s in samples if isinstance(s, Sample)]
     bad = [s for s in samples if isinstance(s, BadImage)]
+    bad += [image for sample in good for image in sample.rejected]
     if not good:
         return [np.zeros((1, 3, 1, 1), np.float32), np.array([-1]), np.array([-1]), bad]
-    images, labels, indices = zip(*good, strict=True)
-    return [np.stack(images), np.asarray(labels, np.int64), np.asarray(indices, np.int64), bad]
+    images = np.stack([sample.image for sample in good])
+    labels, indices = (np.asarray([getattr(s, name) for s in good], np.int64) for name in ("label", "index"))
+    return [images, labels, indices, bad]
 
 
 PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
 
 
-def _follow_parent(worker_id: int) -> None:
-    """Leaves Ctrl-C, which reaches the whole group, to the parent, and ends with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin_worker(worker_id: int) -> None:
+    """Leaves signals, which reach the whole group, to the parent, and ends with it, however it ends."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    reading = get_worker_info().dataset
+    reading.images.report_to(reading.board, worker_id)
+
+
+class _Reading:
+    """A data set and the board on which its workers say what they read, as Paddle hands both to a worker."""
+
+    def __init__(self, images: ImageDataset, board: WorkerBoard) -> None:
+        self.images = images
+        self.board = board
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Any) -> Sample | BadImage:
+        return self.images[key]
 
 
 class SerialLoader:
-    """Loads `Batch`es in this process. Paddle's own does so in a thread, and waits for ever once that has died."""
+    """Loads `Batch`es in this process. Paddle's own does so in a thread, and waits for ever once that has died.
+
+    on_wait: called again and again while a batch from another process is awaited; what it raises ends the waiting.
+    """
 
     def __init__(self, dataset: ImageDataset, batches: TrainBatches | EvalBatches) -> None:
         self.dataset = dataset
         self.batches = batches
+        self.on_wait: Callable[[], None] = lambda: None
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
         for keys in self.batches:
             images, labels, indices, bad = collate([self.dataset[key] for key in keys])
             yield paddle.to_tensor(images), paddle.to_tensor(labels), paddle.to_tensor(indices), bad
+
+    def check_workers(self) -> None:
+        """Raises a ResumableError if a process that loads data has died; here there is none."""
+
+
+class WorkerLoader(SerialLoader):
+    """Loads `Batch`es in worker processes, which hand over numpy arrays.
+
+    shared_memory: whether they put them in /dev/shm, or send them through a pipe, which is slower.
+    persistent: whether workers stay between epochs; they then live until the process ends, even without their loader.
+    timeout: seconds to wait for a batch. A worker that needs longer, was stopped or was killed is a ResumableError that
+        names its process and its file.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batches: TrainBatches | EvalBatches,
+        *,
+        num_workers: int,
+        shared_memory: bool,
+        persistent: bool,
+        timeout: float,
+    ) -> None:
+        super().__init__(dataset, batches)
+        self.timeout = timeout
+        self.board = WorkerBoard(num_workers)
+        self._persistent = persistent
+        self._started = False
+        self._loader = DataLoader(
+            _Reading(dataset, self.board),
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=num_workers,
+            prefetch_factor=PREFETCH,
+            use_shared_memory=shared_memory,
+            persistent_workers=persistent,
+            worker_init_fn=_begin_worker,
+            return_list=True,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """A thread asks Paddle for one batch at a time: its waiting is deaf to signals, and has no end."""
+        first = None
+        if not (self._started and self._persistent):
+            self.board.clear()
+            first = iter(self._loader)  # forks, which belongs into the main thread
+            self._started = True
+        requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        place = paddle.framework._current_expected_place()
+        arguments = (self._loader, first, place, requests, answers)
+        threading.Thread(target=_answer, args=arguments, daemon=True, name="batches").start()
+        try:
+            while True:
+                requests.put(True)
+                batch = self._await(answers)
+                if isinstance(batch, StopIteration):
+                    return
+                if isinstance(batch, BaseException):
+                    raise batch
+                yield batch
+        except SystemError:  # how Paddle says that it lost a worker, or that one raised an exception
+            self.check_workers()
+            raise
+        finally:
+            requests.put(False)
+
+    def _await(self, answers: "queue.SimpleQueue[Any]") -> Any:
+        started = time.monotonic()
+        while True:
+            try:
+                return answers.get(timeout=POLL)
+            except queue.Empty:
+                self.on_wait()
+            workers = self.board.workers()
+            waited = time.monotonic() - started
+            if waited > self.timeout or any(worker.is_dead for worker in workers):
+                raise self._failure(f"no batch came for {waited:.0f} s", workers)
+
+    def check_workers(self) -> None:
+        """Raises the ResumableError that names a worker which has died, if one has."""
+        workers = self.board.workers()
+        if any(worker.is_dead for worker in workers):
+            raise self._failure("", workers) from None
+
+    def _failure(self, symptom: str, workers: list[Worker]) -> ResumableError:
+        """Returns the error that says what is wrong with the workers: the dead one, or the one that takes longest."""
+        dead = [worker for worker in workers if worker.is_dead]
+        suspect = max(dead or workers, key=lambda worker: (worker.state == "T", worker.seconds), default=None)
+        if suspect is None:
+            return ResumableError(f"{symptom}, and no worker has begun to load data; use fewer --num_workers")
+        name = f"worker {suspect.number} (process {suspect.pid})"
+        where = "" if suspect.index is None else f", which was at {self.dataset.images.path(suspect.index)}"
+        if dead:
+            return ResumableError(
+                f"data {name} was killed{where}; if nobody did, memory ran out: use fewer --num_workers (after a bus "
+                "error --no_shared_memory: /dev/shm is too small)"
+            )
+        how = {"T": "is stopped", "D": "waits for the disk"}.get(suspect.state, "hangs")
+        since = f" for {suspect.seconds:.0f} s" if suspect.index is not None else ""
+        return ResumableError(f"{symptom} (--data_timeout {self.timeout:g}): data {name} {how}{since}{where}")
+
+
+def _answer(
+    loader: Any, iterator: Any, place: Any, requests: "queue.SimpleQueue[bool]", answers: "queue.SimpleQueue[Any]"
+) -> None:
+    """The thread: for each request the next batch, or what went wrong with it."""
+    paddle.framework._set_expected_place(place)  # or it would use the first GPU, whichever this process has
+    try:
+        while requests.get():
+            iterator = iter(loader) if iterator is None else iterator
+            answers.put(next(iterator))
+    except BaseException as error:  # handed to the thread that waits, which raises it
+        answers.put(error)
 
 
 def make_loader(
@@ -70,24 +217,18 @@ def make_loader(
     num_workers: int,
     shared_memory: bool = True,
     persistent: bool = True,
-) -> Iterable[Batch]:
-    """Returns a loader of `Batch`es. Workers hand over numpy arrays.
-
-    shared_memory: whether they put them in /dev/shm, or send them through a pipe, which is slower.
-    persistent: whether workers stay between epochs; they then live until the process ends, even without their loader.
-    """
+    timeout: float = DATA_TIMEOUT,
+) -> SerialLoader:
+    """Returns a loader with that many workers, or one that needs none."""
     if num_workers == 0:
         return SerialLoader(dataset, batches)
-    return DataLoader(
+    return WorkerLoader(
         dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
+        batches,
         num_workers=num_workers,
-        prefetch_factor=PREFETCH,
-        use_shared_memory=shared_memory,
-        persistent_workers=persistent,
-        worker_init_fn=_follow_parent,
-        return_list=True,
+        shared_memory=shared_memory,
+        persistent=persistent,
+        timeout=timeout,
     )
 
 
@@ -105,12 +246,20 @@ def eval_loader(
     num_workers: int,
     shared_memory: bool = True,
     persistent: bool = True,
-) -> Iterable[Batch]:
+    timeout: float = DATA_TIMEOUT,
+) -> SerialLoader:
     """Returns the loader of a labelled split for evaluation. Warns when its batches may not fit into /dev/shm."""
     dataset = eval_set(images, preprocessing)
     if num_workers > 0 and shared_memory:
         warn_of_small_shared_memory(preprocessing.input_size, batches.batch_size, num_workers=num_workers)
-    return make_loader(dataset, batches, num_workers=num_workers, shared_memory=shared_memory, persistent=persistent)
+    return make_loader(
+        dataset,
+        batches,
+        num_workers=num_workers,
+        shared_memory=shared_memory,
+        persistent=persistent,
+        timeout=timeout,
+    )
 
 
 def warn_of_small_shared_memory(image_shape: tuple[int, ...], batch_size: int, *, num_workers: int) -> None:
@@ -128,7 +277,7 @@ def warn_of_small_shared_memory(image_shape: tuple[int, ...], batch_size: int, *
         )
 
 
-def _free_bytes(folder: str) -> float:
+def _free_bytes(folder: Path) -> float:
     """Returns a file system's free bytes; infinite where there is no such folder (Paddle then uses another)."""
     try:
         found = os.statvfs(folder)

@@ -26,10 +26,12 @@ def has_frozen_statistics(layer: nn.Layer) -> bool:
     return bool(layer._use_global_stats)
 
 
-def moving_statistics(model: nn.Layer) -> list[Tensor]:
-    """Returns the running means and variances that training moves."""
-    layers = [layer for _, layer in batch_norms(model) if not has_frozen_statistics(layer)]
-    return [tensor for layer in layers for tensor in (layer._mean, layer._variance)]
+def moving_statistics(model: nn.Layer) -> dict[str, Tensor]:
+    """Returns the running means and variances that training moves, by their names in the state dict."""
+    layers = {name: layer for name, layer in batch_norms(model) if not has_frozen_statistics(layer)}
+    return {
+        f"{name}.{which}": getattr(layer, which) for name, layer in layers.items() for which in ("_mean", "_variance")
+    }
 
 
 def synchronise_batch_norm(model: nn.Layer) -> list[str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,11 @@ from util.train.ema import ModelEma
 from util.train.optim import optimizer_tensors, set_optimizer_tensors
 from util.train.progress import Progress
 from util.weights import EMA, MODEL, set_numerics, set_weights
-from util.weights.container import Container, copy_container, write_container
+from util.weights.container import Container
 from util.weights.state import checked_state
 
 OPTIM = "optim/"
+RANKS = "ranks/"  # what processes other than the first one have of their own: ranks/<rank>/model/<name>
 
 
 class TrainState:
@@ -46,24 +46,58 @@ class TrainState:
         return [self.model] if self.ema is None else [self.model, self.ema.model]
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Returns every tensor by its name in the checkpoint."""
+        """Returns a copy of every tensor by its name in the checkpoint."""
         tensors = {MODEL + name: value.numpy() for name, value in self.model.state_dict().items()}
         if self.ema is not None:
             tensors |= {EMA + name: value.numpy() for name, value in self.ema.model.state_dict().items()}
         return tensors | {OPTIM + k: v for k, v in optimizer_tensors(self.optimizer, self.model).items()}
 
-    def save(self, paths: list[Path], description: Mapping[str, Any]) -> None:
-        """Writes the same checkpoint to each path. `description` says what the model is (name, classes, settings)."""
+    def nbytes(self) -> int:
+        """Returns the size of all tensors."""
+        tensors = [tensor for model in self.models() for tensor in model.state_dict().values()]
+        return sum(t.size * t.element_size() for t in [*tensors, *self.optimizer.state_dict().values()])
+
+    def plain(self, description: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what a checkpoint says besides its tensors; description: what the model is, and the settings."""
         scaler = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.scaler.state_dict().items()}
-        state = {**description, "numerics": self.model.numerics(), "progress": asdict(self.progress), "scaler": scaler}
-        write_container(paths[0], self.tensors(), state)
-        for path in paths[1:]:
-            copy_container(paths[0], path)
+        progress = asdict(self.progress)
+        return {**description, "numerics": self.model.numerics(), "progress": progress, "scaler": scaler}
+
+    def _statistics(self) -> dict[str, paddle.Tensor]:
+        """Returns BatchNorm's running statistics by their names in a checkpoint; every process has its own."""
+        prefixes = (MODEL, EMA)[: len(self.models())]
+        return {
+            prefix + name: tensor
+            for prefix, model in zip(prefixes, self.models(), strict=True)
+            for name, tensor in moving_statistics(model).items()
+        }
+
+    def statistics_of_ranks(self, world: World) -> dict[str, np.ndarray]:
+        """Returns the statistics of all processes but the first by their names in a checkpoint; all must call it."""
+        own = {name: tensor.numpy() for name, tensor in self._statistics().items()}
+        return {
+            f"{RANKS}{rank}/{name}": value
+            for rank, found in enumerate(world.gather(own))
+            for name, value in found.items()
+            if rank > 0
+        }
+
+    def restore_statistics(self, container: Container, rank: int) -> None:
+        """Gives this process its own statistics back, after `DataParallel` has given it those of the first."""
+        prefix = f"{RANKS}{rank}/"
+        for name, tensor in self._statistics().items():
+            if prefix + name in container.tensors:
+                tensor.set_value(container.tensors[prefix + name])
 
     def average_statistics(self, world: World) -> None:
         """Replaces BatchNorm's running statistics, each process's own while training, by their mean."""
-        for model in self.models():
-            world.mean_(moving_statistics(model))
+        world.mean_(list(self._statistics().values()))
+
+    def finish_training_of_epoch(self, world: World) -> None:
+        """Averages the statistics, once: what is left of the epoch is its evaluation."""
+        if not self.progress.trained:
+            self.average_statistics(world)
+            self.progress.trained = True
 
     def restore(self, container: Container, source: str) -> None:
         """Sets everything to a checkpoint's content."""
@@ -94,8 +128,10 @@ def check_state(state: Mapping[str, Any], source: str) -> tuple[Progress, dict[s
         if not isinstance(state["settings"], dict):
             raise ValueError(f"settings {state['settings']!r}")
         progress, scaler = Progress(**state["progress"]), state["scaler"]
-        if progress.epoch < 0 or progress.update < 0:
+        if min(progress.epoch, progress.update, progress.iteration) < 0:
             raise ValueError(f"progress {progress}")
+        if (progress.iteration > 0 or progress.trained) and not progress.sums:
+            raise ValueError("no sums of the epoch that was being trained")
         if not isinstance(scaler, dict) or (scaler and "scale" not in scaler):
             raise ValueError(f"scaler {scaler!r}")
     except (KeyError, TypeError, ValueError) as error:

@@ -1,21 +1,24 @@
 """Everything a training run reads: both splits, their order, their batches, and how batches are mixed."""
 
-from collections.abc import Iterator
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from util.data.class_names import readable_names
 from util.data.dataset import ImageDataset
 from util.data.image_list import ImageList, take
-from util.data.loader import eval_loader, eval_set, make_loader
+from util.data.loader import Batch, SerialLoader, eval_loader, eval_set, make_loader
 from util.data.mixup import Mixer
 from util.data.preprocessing import Preprocessing
 from util.data.sampler import EvalBatches, TrainBatches
+from util.data.shard_files import ShardOrder
 from util.data.splits import load_split
 from util.data.transforms import TrainTransform, train_transform
 from util.distributed import World
 from util.errors import MismatchError, UsageError
 from util.options import AugmentOptions, DataOptions, LoaderOptions, MixOptions, TrainDataOptions
+from util.stop import StopWaiting
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Splits:
     val: ImageList
     num_classes: int
     class_names: list[str]
+    train_order: ShardOrder | None = None  # None: all images are shuffled together
 
 
 def load_splits(
@@ -61,7 +65,16 @@ def load_splits(
     )
     if train_data.num_samples is not None:
         train = take(train, train_data.num_samples, seed=seed)
-    return Splits(train, val, num_classes, readable_names(folders, num_classes, names_file))
+    names = readable_names(folders, num_classes, names_file)
+    return Splits(train, val, num_classes, names, _shard_order(train, train_data.shard_window))
+
+
+def _shard_order(train: ImageList, window: int | None) -> ShardOrder | None:
+    if window is None:
+        return None
+    if train.shards is None:
+        raise UsageError(f"--shard_window {window} is for tar shards, but the training images are none; leave it out")
+    return ShardOrder(train.shards.shard, window)
 
 
 def _train_transform(augment: AugmentOptions, preprocessing: Preprocessing) -> TrainTransform:
@@ -117,17 +130,21 @@ class TrainingData:
             rank=world.rank,
             world_size=world.size,
             repeats=augment.aug_repeats,
+            order=splits.train_order,
         )
         self.val_batches = EvalBatches(
             num_images=len(splits.val), batch_size=eval_batch_size, rank=world.rank, world_size=world.size
         )
         self.num_workers = loader.num_workers
-        self.train_set = ImageDataset(splits.train, _train_transform(augment, preprocessing), seed=seed)
+        self.train_set = ImageDataset(
+            splits.train, _train_transform(augment, preprocessing), seed=seed, substitute=True
+        )
         self._train_loader = make_loader(
             self.train_set,
             self.sampler,
             num_workers=loader.num_workers,
             shared_memory=loader.shared_memory,
+            timeout=loader.data_timeout,
         )
         self.val_set = eval_set(splits.val, preprocessing)
         self.val_loader = eval_loader(
@@ -136,6 +153,7 @@ class TrainingData:
             preprocessing,
             num_workers=loader.num_workers,
             shared_memory=loader.shared_memory,
+            timeout=loader.data_timeout,
         )
         self._mixing_ends = mix.mixup_off_epoch or None
         self._mixer, self._no_mixer = (
@@ -156,10 +174,43 @@ class TrainingData:
         """Returns the effective batch: images of all processes and micro-batches of an update, at most an epoch's."""
         return self.sampler.batch_size * self.sampler.world_size * min(update_freq, len(self.sampler))
 
-    def epoch(self, epoch: int) -> Iterator[Any]:
-        """Returns the micro-batches of an epoch."""
-        self.sampler.set_epoch(epoch)
-        return iter(self._train_loader)
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Returns the micro-batches of an epoch, from its micro-batch `start` on."""
+        self.sampler.set_epoch(epoch, start)
+        return iter(self._train_loader) if start < len(self.sampler) else iter(())
+
+    def evaluation(self, check: Callable[[], None]) -> Iterator[Batch]:
+        """Yields the batches of evaluation. check: called before each, equally often by all processes; may raise."""
+        batches = iter(self.val_loader)
+        for _ in range(self.val_batches.rounds):
+            try:
+                batch = next(batches, None)
+            except StopWaiting:
+                check()  # ends the run
+                raise
+            check()
+            if batch is not None:
+                yield batch
+        deque(batches, maxlen=0)  # lets the loader see the end
+
+    def loaders(self) -> list[SerialLoader]:
+        """Returns the loaders of both splits."""
+        return [self._train_loader, self.val_loader]
+
+    def on_wait(self, call: Callable[[], None]) -> None:
+        """Sets what is called while a batch is awaited; what it raises ends the waiting."""
+        for loader in self.loaders():
+            loader.on_wait = call
+
+    @contextlib.contextmanager
+    def naming_lost_workers(self) -> Iterator[None]:
+        """Turns Paddle's error about a dead worker, which comes wherever this process is, into one that names it."""
+        try:
+            yield
+        except SystemError:
+            for loader in self.loaders():
+                loader.check_workers()
+            raise
 
     def mixer(self, epoch: int) -> Mixer:
         """Returns what mixes the batches of an epoch. It runs in this process, so workers cannot hold an old one."""

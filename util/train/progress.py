@@ -1,6 +1,7 @@
 """How far a run is, and which checkpoints belong to that place."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 LATEST, PREVIOUS, BEST, BEST_EMA = (
     "checkpoint-latest", "checkpoint-previous", "checkpoint-best", "checkpoint-best-ema",
@@ -11,14 +12,14 @@ LATEST, PREVIOUS, BEST, BEST_EMA = (
 class Progress:
     """How far a run is. Accuracies in percent; a best of -1 means that there was no evaluation yet.
 
-    A run is always between two updates: `update` of them are made, and `iteration` micro-batches of `epoch` are trained.
+    A run is saved between two updates: `update` of them are made, `iteration` micro-batches of `epoch` are trained.
     """
 
     epoch: int = 0  # the next one to train, or the one being trained
     iteration: int = 0
     trained: bool = False  # the epoch's training is complete, its statistics are averaged; its evaluation is missing
     update: int = 0
-    sums: list[dict[str, float]] = field(default_factory=list)  # what each process has added up in this epoch
+    sums: list[dict[str, Any]] = field(default_factory=list)  # what each process has added up in this epoch
     best_acc1: float = -1.0
     best_acc1_ema: float = -1.0
     best_update: int = -1  # the update at which best_acc1 was measured

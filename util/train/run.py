@@ -1,6 +1,8 @@
 """A run from outside: where it continues, what it writes after each epoch."""
 
-from collections.abc import Collection, Mapping
+import contextlib
+import signal
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from logging import Logger
 from pathlib import Path
@@ -11,18 +13,23 @@ import yaml
 
 from util.data.preprocessing import Preprocessing
 from util.distributed import World
-from util.errors import MismatchError, WeightsError
+from util.errors import INTERNAL, INTERRUPTED, MismatchError, Stopped, WeightsError
 from util.log import EpochLog
 from util.metrics import Metrics
 from util.options import RunOptions
+from util.stop import StopRequest, exit_code_of
 from util.train.checkpoint import TrainState, check_same_settings, check_state
 from util.train.data import Splits
 from util.train.epoch import EpochResult
+from util.train.events import EventLog
 from util.train.progress import BEST, BEST_EMA, Progress, stems_of
 from util.train.run_folder import RunFolder
+from util.train.saver import SaveClock, Writer
 from util.train.tracking import WandbRun
 from util.weights import recognise
 from util.weights.container import Container, read_container
+
+WANDB_ID = "wandb-id.txt"
 
 
 def describe_run(
@@ -153,65 +160,124 @@ class RunRecorder:
         state: TrainState,
         *,
         options: RunOptions,
+        stop: StopRequest,
         world: World,
         log: Logger,
     ) -> None:
         self.folder = start.folder
         self.state = state
         self.options = options
+        self.stop = stop
         self.description = start.description
         self.world = world
         self.log = log
         self.epoch_log = EpochLog(self.folder.path / "log.txt")
+        self.events = EventLog(self.folder)
         self.wandb: WandbRun | None = None
+        self._writer = Writer(background=options.async_save)
+        self._clock = SaveClock(options, update=state.progress.update)
+        self._saved = None if start.container is None else state.progress.position()
+        self._signal = 0  # that all processes have agreed to obey
         if world.is_main:
+            self.folder.check_space(state.nbytes(), copies=self._copies())
             self.epoch_log.keep_before(state.progress.epoch)
             text = yaml.safe_dump(start.config, sort_keys=False, allow_unicode=True, default_flow_style=None)
             self.folder.write_text("args.yaml", text)
+            self.events.add_start(state.progress, resumed=start.container is not None, processes=world.size)
             if options.log_wandb:
                 self._start_wandb(start.config)
 
+    def _copies(self) -> int:
+        """How many checkpoints there are at a time: latest, previous, the one being written, the best, the numbered."""
+        numbered = self.options.checkpoint_hist if self.options.checkpoint_interval else 0
+        return 3 + len(self.state.models()) + numbered
+
     def _start_wandb(self, config: Mapping[str, Any]) -> None:
+        known = self.folder.path / WANDB_ID  # at once, for a run that is killed before its first checkpoint
+        run_id = known.read_text(encoding="utf-8").strip() if known.exists() else self.state.progress.wandb_id
         self.wandb = WandbRun(
             project=self.options.wandb_project,
             name=self.folder.path.name,
             config=dict(config),
             folder=str(self.folder.path),
-            run_id=self.state.progress.wandb_id,
+            run_id=run_id or None,
         )
+        self.folder.write_text(WANDB_ID, self.wandb.run_id + "\n")
         self.state.progress.wandb_id = self.wandb.run_id
 
-    def finish_epoch(
-        self, epoch: int, trained: EpochResult, tested: Metrics, tested_ema: Metrics | None = None
-    ) -> None:
+    def is_due(self) -> bool:
+        """Whether to save now; all processes ask between the same two updates, and get the same answer."""
+        self._writer.check()
+        due = self.world.is_main and self._clock.is_due(self.state.progress.update)
+        self._signal, save = self.world.agree(self.stop.signal, due)
+        return bool(self._signal or save)
+
+    def stop_if_asked(self) -> None:
+        """Saves and ends the run if one of the processes was told to stop; all ask equally often."""
+        (self._signal,) = self.world.agree(self.stop.signal)
+        if self._signal:
+            self.save()
+
+    def save(self) -> None:
+        """Saves, in the middle of an epoch; raises Stopped, when all is written, if the run is to stop."""
+        progress = self.state.progress
+        if progress.position() != self._saved:
+            self._write(stems_of(progress, 0))
+        if not self._signal:
+            return
+        self._writer.wait()
+        name = signal.Signals(self._signal).name
+        if self.world.is_main:
+            self.events.add("stop", progress, signal=name)
+            if self.wandb is not None:
+                self.wandb.pause()
+        self.world.barrier()  # a process that ended earlier would make the launcher end the others
+        raise Stopped(
+            f"stopped by {name} at epoch {progress.epoch}, update {progress.update}; a checkpoint is complete, the "
+            "same command continues the run",
+            exit_code=exit_code_of(self._signal),
+        )
+
+    def _write(self, stems: list[str]) -> None:
+        """Copies the state, on all processes, and has it written, on the main one."""
+        progress = self.state.progress
+        self._saved = progress.position()
+        self._clock.saved(progress.update)
+        in_epoch = progress.iteration > 0 and not progress.trained
+        others = self.state.statistics_of_ranks(self.world) if in_epoch else {}
+        if not self.world.is_main:
+            return
+        tensors, plain = self.state.tensors() | others, self.state.plain(self.description)
+        keep = self.options.checkpoint_hist
+        self._writer.do(lambda: self.folder.save(tensors, plain, stems=stems, keep=keep))
+
+    def finish_epoch(self, trained: EpochResult, tested: Metrics, tested_ema: Metrics | None = None) -> None:
         """Counts the epoch, then writes its line and its checkpoints; a crash between loses nothing."""
         progress = self.state.progress
-        progress.epoch, progress.update = epoch + 1, progress.update + trained.updates
+        epoch = progress.epoch
+        progress.epoch, progress.iteration, progress.trained, progress.sums = epoch + 1, 0, False, []
         if tested.top1 > progress.best_acc1:
             progress.best_acc1, progress.best_update = tested.top1, progress.update
         if tested_ema is not None and tested_ema.top1 > progress.best_acc1_ema:
             progress.best_acc1_ema, progress.best_update_ema = tested_ema.top1, progress.update
         if self.world.is_main:
+            self._writer.wait()  # at most one line of the log is ahead of the checkpoints
             line = self._line(epoch, trained, tested, tested_ema)
             self.epoch_log.append(line)
-            stems = stems_of(progress, self.options.checkpoint_interval)
-            self.state.save([self.folder.file(stem) for stem in stems], self.description)
-            self.folder.prune(self.options.checkpoint_hist)
             if self.wandb is not None:
                 self.wandb.log(line)
+        self._write(stems_of(progress, self.options.checkpoint_interval))
         averaged = "" if tested_ema is None else f"  averaged {tested_ema.top1:.2f}"
         self.log.info(
             f"Epoch: [{epoch}]  top-1 {tested.top1:.2f}  top-5 {tested.top5:.2f}  loss {tested.loss:.4f}{averaged}  "
             f"best {progress.best_acc1:.2f}  on {tested.images} images"
         )
-        self.world.barrier()
 
     def _line(
         self, epoch: int, trained: EpochResult, tested: Metrics, tested_ema: Metrics | None
     ) -> dict[str, float | int]:
         progress = self.state.progress
-        values: dict[str, float | int] = {"epoch": epoch}
-        values |= {name: value for name, value in asdict(trained).items() if name != "updates"}
+        values: dict[str, float | int] = {"epoch": epoch, **asdict(trained)}
         for suffix, metrics, best in (("", tested, progress.best_acc1), ("_ema", tested_ema, progress.best_acc1_ema)):
             if metrics is not None:
                 values |= {
@@ -223,7 +289,25 @@ class RunRecorder:
         return values
 
     def close(self) -> None:
-        """Ends the run."""
+        """Ends the run, when its last checkpoint is written."""
+        self._writer.wait()
+        self.world.barrier()
+        if self.world.is_main:
+            self.events.add("finish", self.state.progress)
         if self.wandb is not None:
             self.wandb.finish()
         self.log.info(f"finished; checkpoints and logs are in {self.folder.path}")
+
+    @contextlib.contextmanager
+    def recording_failure(self) -> Iterator[None]:
+        """Adds what ends the run to its events; what is being written then still is."""
+        try:
+            yield
+        except Stopped:
+            raise
+        except BaseException as error:
+            if self.world.is_main:
+                code = getattr(error, "exit_code", INTERRUPTED if isinstance(error, KeyboardInterrupt) else INTERNAL)
+                with contextlib.suppress(OSError):  # the disk may be full; the error itself is what counts
+                    self.events.add("fail", self.state.progress, exit_code=code, reason=str(error) or repr(error))
+            raise

@@ -6,11 +6,14 @@ import paddle
 from paddle import Tensor
 
 from util.distributed import World
+from util.errors import NonFiniteLossError
 from util.options import OptimOptions, PrecisionOptions
 from util.train.checkpoint import TrainState
 from util.train.clip import gradient_norm, make_clip
 from util.train.loss import Loss
 from util.train.precision import autocast, skipped
+
+MAX_SKIPPED = 20  # updates in a row whose gradient overflowed; from 65536, the scale is then below 0.1
 
 
 class TrainStep:
@@ -31,6 +34,7 @@ class TrainStep:
         self.update_freq = optim.update_freq
         self.precision = precision
         self.parameters = [p for p in state.model.parameters() if not p.stop_gradient]
+        self._skipped_in_a_row = 0
         limit = optim.clip_grad
         self.clip = None if limit is None else make_clip(state.model, mode=optim.clip_mode, limit=limit)
 
@@ -53,7 +57,8 @@ class TrainStep:
 
         past_updates: how many updates the run made before this one, skipped ones included.
 
-        When fp16 overflowed, the norm is not finite, and neither the weights nor the average move.
+        When fp16 overflowed, the norm is not finite, and neither the weights nor the average move; 20 times in a row,
+        that is a NonFiniteLossError.
         """
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.parameters)
@@ -63,6 +68,23 @@ class TrainStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.clear_grad(set_to_zero=False)
-        if self.ema is not None and not skipped(self.scaler):
-            self.ema.update(past_updates)
+        if skipped(self.scaler):
+            self._count_skipped(past_updates)
+        else:
+            self._skipped_in_a_row = 0
+            if self.ema is not None:
+                self.ema.update(past_updates)
         return norm
+
+    def loss_scale(self) -> float:
+        """Returns what the loss is multiplied by; waits for the device."""
+        return float(self.scaler.state_dict()["scale"].item()) if self.scaler.is_enable() else 1.0
+
+    def _count_skipped(self, past_updates: int) -> None:
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MAX_SKIPPED:
+            raise NonFiniteLossError(
+                f"the gradient overflowed in {MAX_SKIPPED} updates in a row, up to update {past_updates} (loss scale "
+                f"{self.loss_scale():g}); nothing was saved since the last checkpoint. Use --amp_dtype bfloat16, a "
+                "lower --lr or --clip_grad 1"
+            )

@@ -1,8 +1,11 @@
 """Weights & Biases, for those who want it."""
 
+import threading
 from typing import Any
 
 from util.errors import UsageError
+
+PATIENCE = 5.0  # seconds that a run which was told to stop waits for Weights & Biases
 
 
 class WandbRun:
@@ -28,4 +31,11 @@ class WandbRun:
         self._run.log(values, step=values["epoch"])
 
     def finish(self) -> None:
+        """Ends the run; waits until all is sent."""
         self._run.finish()
+
+    def pause(self) -> None:
+        """Ends this part of a run that is told to stop, within seconds; the same run goes on when it is resumed."""
+        thread = threading.Thread(target=self._run.finish, kwargs={"exit_code": 1, "quiet": True}, daemon=True)
+        thread.start()
+        thread.join(timeout=PATIENCE)

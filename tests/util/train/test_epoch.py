@@ -7,12 +7,14 @@ import paddle
 import pytest
 from paddle import Tensor, nn
 
+from tests.hooks import NOTHING_BETWEEN
 from tests.trees import write_tree
 from util.data.preprocessing import Preprocessing
 from util.distributed import World
 from util.options import AugmentOptions, DataOptions, LoaderOptions, MixOptions, ScheduleOptions, TrainDataOptions
 from util.train.data import TrainingData, load_splits
 from util.train.epoch import train_one_epoch
+from util.train.progress import Progress
 from util.train.schedule import Schedule
 
 ONE = World(rank=0, size=1)
@@ -51,17 +53,18 @@ def test_updates_are_counted_over_the_run_and_get_the_scheduled_rate(t_in_epochs
         loader=LoaderOptions(num_workers=0), batch_size=2, eval_batch_size=2, seed=0, world=ONE,
     )  # fmt: skip
     schedule = Schedule(ScheduleOptions(epochs=9, t_in_epochs=t_in_epochs), images_per_update=4)
-    step, log = Step(), logging.getLogger("test")
+    step, log, progress = Step(), logging.getLogger("test"), Progress(epoch=6, update=18)
     train_one_epoch(
         step,  # type: ignore[arg-type]
         data,
-        epoch=6,
-        first_update=18,
+        progress=progress,
         schedule=schedule,
+        hooks=NOTHING_BETWEEN,
         log=log,
         log_interval=50,
         world=ONE,
     )
+    assert (progress.update, progress.iteration) == (21, 5)
     assert step.groups == [(2, False), (2, True), (2, False), (2, True), (1, True)]
     smooth = Schedule(ScheduleOptions(epochs=9), images_per_update=4)
     parts = (0, 0, 0) if t_in_epochs else (0, 1 / 3, 2 / 3)

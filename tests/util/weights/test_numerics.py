@@ -56,7 +56,8 @@ def run(tmp_path: Path) -> Path:
     write_mindspore(tmp_path / "vit.ckpt", mindcv_vit(load("weights")))
     model = small()
     load_pretrained(model, tmp_path / "vit.ckpt")
-    state_of(model).save([tmp_path / "run.safetensors"], DESCRIPTION)
+    state = state_of(model)
+    write_container(tmp_path / "run.safetensors", state.tensors(), state.plain(DESCRIPTION))
     return tmp_path / "run.safetensors"
 
 

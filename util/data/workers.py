@@ -1,0 +1,122 @@
+"""What each process that loads data is doing, so that one that hangs or died can be named together with its file.
+
+Paddle's DataLoader waits for ever for a worker that hangs, and of one that was killed it knows the process alone.
+"""
+
+import atexit
+import contextlib
+import mmap
+import multiprocessing.util  # noqa: F401  its own end of workers is registered before `_end_workers`, and so runs later
+import os
+import signal
+import time
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SHARED_MEMORY = Path("/dev/shm")  # where Paddle's workers put batches for the main process
+
+_PID, _INDEX, _SINCE = range(3)
+_NOTHING = -1
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process, as the process that waits for it sees it."""
+
+    number: int
+    pid: int
+    state: str  # R, S, D, T (stopped) or Z, as in /proc; X when it is gone
+    index: int | None  # of the image it is busy with
+    seconds: float  # since it began with that
+
+    @property
+    def is_dead(self) -> bool:
+        return self.state in ("X", "Z")
+
+
+class WorkerBoard:
+    """A few numbers a worker in memory that is shared with the processes forked from this one."""
+
+    def __init__(self, num_workers: int) -> None:
+        size = num_workers * 3 * 8
+        self._table = np.frombuffer(mmap.mmap(-1, size), np.int64).reshape(num_workers, 3)
+        self.clear()
+        _remember(self)
+
+    def clear(self) -> None:
+        """Forgets the workers of before."""
+        self._table[:] = 0, _NOTHING, 0
+
+    def enter(self, worker: int) -> None:
+        """Notes that this process is that worker."""
+        self._table[worker] = os.getpid(), _NOTHING, 0
+
+    def busy(self, worker: int, index: int) -> None:
+        """Notes that the worker begins with an image."""
+        self._table[worker, _SINCE] = time.monotonic_ns()
+        self._table[worker, _INDEX] = index
+
+    def idle(self, worker: int) -> None:
+        """Notes that the worker is done with its image."""
+        self._table[worker, _INDEX] = _NOTHING
+
+    def pids(self) -> list[int]:
+        """Returns the process of each worker that has begun."""
+        return [int(pid) for pid in self._table[:, _PID] if pid]
+
+    def workers(self) -> list[Worker]:
+        """Returns every worker that has begun."""
+        found = []
+        for number, (pid, index, since) in enumerate(self._table.tolist()):
+            if pid:
+                seconds = 0.0 if index == _NOTHING else (time.monotonic_ns() - since) / 1e9
+                found.append(Worker(number, pid, _state_of(pid), None if index == _NOTHING else index, seconds))
+        return found
+
+
+_boards: "weakref.WeakSet[WorkerBoard]" = weakref.WeakSet()
+
+
+def _remember(board: WorkerBoard) -> None:
+    if not _boards:
+        atexit.unregister(_end_workers)
+        atexit.register(_end_workers, os.getpid())
+    _boards.add(board)
+
+
+def _end_workers(owner: int) -> None:
+    """Ends the workers when their process ends. They ignore SIGTERM, for which multiprocessing would wait for ever."""
+    if os.getpid() != owner:
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Paddle's handler would take their end for a failure
+    pids = [pid for board in _boards for pid in board.pids()]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    remove_batches(pids)
+
+
+def remove_batches(pids: Iterable[int]) -> int:
+    """Removes the batches that killed workers have left in /dev/shm; returns how many files that were."""
+    removed = 0
+    for pid in pids:
+        for path in SHARED_MEMORY.glob(f"paddle_{pid}_*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _state_of(pid: int) -> str:
+    """Returns a process's state as Linux tells it; X for none, R where there is no /proc."""
+    if not Path("/proc/self/stat").exists():
+        return "R"
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "X"
+    return text.rpartition(")")[2].split()[0]

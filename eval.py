@@ -8,6 +8,8 @@
 
 Standard output is one JSON object {"images", "top1", "top5", "loss"} a checkpoint, accuracies in percent; with
 --real_labels also "real_top1", "real_top5", "real_images", with --report "ece", with --checkpoints first "checkpoint".
+An image that cannot be read is an error; with --allow_missing it is wrong in top-1 and top-5 and left out of the loss,
+and "missing" says how many there are.
 """
 
 from collections.abc import Sequence
@@ -78,7 +80,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             task = agree(partial(prepare, weights), world) if several else prepare(weights)
             log.info(str(task))
-            results = run_task(task, world, batch_size=settings.batch.batch_size, loading=settings.loader)
+            results = run_task(
+                task,
+                world,
+                batch_size=settings.batch.batch_size,
+                loading=settings.loader,
+                allow_missing=settings.evaluation.allow_missing,
+            )
         except (WeightsError, NonFiniteLossError) as error:
             if not several:
                 raise

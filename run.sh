@@ -10,16 +10,24 @@
 #   -i, --install-deps    first install requirements.txt
 #   --nodes N --rank R --master HOST
 #                         several machines: how many, which this is (0 is the master), the master's address
+#   --tries N             starts in all, should a run end with 75: for a reason that may pass (default 1)
+#   --pause SECONDS       before the second start; doubles each time, up to 300 s (default 10)
 #
-# All other arguments go to the script. PYTHON chooses the interpreter. Paddle's launcher writes every environment
-# variable into its log folder, so this passes on only those that training needs, and keeps that folder private.
+# All other arguments go to the script. PYTHON chooses the interpreter.
+#
+# SIGTERM, SIGHUP and Ctrl-C let the script save; then this exits with 143 or 130. Ctrl-C again ends everything at once.
+# Any other exit code is the first failing process's own. A later start continues from the newest checkpoint: --restart
+# counts until the earlier run is moved aside, --resume FILE until there is a checkpoint beyond FILE.
+#
+# Paddle's launcher writes every environment variable into its log folder, so this passes on only those that training
+# needs, and keeps that folder private. It is removed after a success. WANDB_API_KEY is not passed on: use `wandb login`.
 set -euo pipefail
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
 fail() { echo "error: $1" >&2; exit 2; }
 value() { [ $# -ge 2 ] || fail "$1 needs a value"; echo "$2"; }
 
-gpus=1 job=train port=9000 install=false nodes=1 rank=0 master=127.0.0.1
+gpus=1 job=train port=9000 install=false nodes=1 rank=0 master=127.0.0.1 tries=1 pause=10
 arguments=()
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -29,15 +37,18 @@ while [ $# -gt 0 ]; do
     -i | --install-deps) install=true; shift ;;
     --nodes) nodes=$(value "$@"); shift 2 ;;
     --rank) rank=$(value "$@"); shift 2 ;;
+    --tries) tries=$(value "$@"); shift 2 ;;
+    --pause) pause=$(value "$@"); shift 2 ;;
     --master) master=$(value "$@"); shift 2 ;;
     -h | --help) usage; exit 0 ;;
     *) arguments+=("$1"); shift ;;
   esac
 done
-for number in "$gpus" "$nodes" "$port"; do
+for number in "$gpus" "$nodes" "$port" "$tries"; do
   [[ $number =~ ^[1-9][0-9]*$ ]] || fail "expected a positive number, got $number"
 done
 [[ $rank =~ ^[0-9]+$ ]] || fail "--rank must be a number, got $rank"
+[[ $pause =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--pause must be a number of seconds, got $pause"
 case "$job" in
   train) script=train.py ;;
   test) script=eval.py ;;
@@ -49,62 +60,47 @@ python=${PYTHON:-python}
 command -v "$python" >/dev/null || fail "no $python here; activate the environment, or set PYTHON"
 if $install; then "$python" -m pip install -r "$here/requirements.txt"; fi
 
-# Only these variables, and those with these prefixes, are passed on.
+# Only these variables, and those with these prefixes, are passed on; never one that is called or looks like a secret.
 kept=()
 while IFS= read -r -d '' entry; do
   case "${entry%%=*}" in
+    *KEY* | *TOKEN* | *SECRET* | *PASSWORD* | *CREDENTIAL*)
+      if [ "${entry%%=*}" = WANDB_API_KEY ] && [[ " ${arguments[*]} " == *" --log_wandb "* ]]; then
+        echo "note: WANDB_API_KEY is not passed on, a launcher would write it to a file; log in once with: wandb login" >&2
+      fi
+      ;;
     PATH | HOME | USER | LANG | LC_* | TMPDIR | TZ | VIRTUAL_ENV | PYTHONPATH | LD_LIBRARY_PATH | CUDA_* | NVIDIA_* | NCCL_* | \
-      GLOO_* | FLAGS_* | OMP_* | MKL_* | KMP_* | GLOG_* | WANDB_MODE | WANDB_DIR | HTTP_PROXY | HTTPS_PROXY | NO_PROXY | http_proxy | \
-      https_proxy | no_proxy) kept+=("$entry") ;;
+      GLOO_* | FLAGS_* | OMP_* | MKL_* | KMP_* | GLOG_* | WANDB_MODE | WANDB_DIR | NETRC | XDG_CACHE_HOME | PADDLE_CVT_HOME | \
+      HF_ENDPOINT | HTTP_PROXY | HTTPS_PROXY | NO_PROXY | http_proxy | https_proxy | no_proxy)
+      if [[ ${entry#*=} =~ ://[^/]*@ ]]; then
+        echo "note: ${entry%%=*} holds a password and is not passed on" >&2
+      else
+        kept+=("$entry")
+      fi
+      ;;
   esac
 done < <(env -0)
-run() { exec env -i "${kept[@]}" "$@"; }
 
-if [ "$gpus" = 1 ] && [ "$nodes" = 1 ]; then
-  run "$python" "$here/$script" "${arguments[@]}"
-fi
-
-logs=$(umask 077 && mktemp -d "${TMPDIR:-/tmp}/launch.XXXXXX")
-echo "logs of all processes: $logs" >&2
-launch=("$python" -W ignore -m paddle.distributed.launch --log_dir "$logs" --log_level CRITICAL)
-if [ "$nodes" = 1 ]; then
-  launch+=(--master "127.0.0.1:$port")
-else
-  launch+=(--nnodes "$nodes" --rank "$rank" --master "$master:$port")
-fi
-if "$python" -c 'import sys, paddle; sys.exit(not paddle.device.is_compiled_with_cuda() or paddle.device.cuda.device_count() < 1)' \
-  2>/dev/null; then
-  visible=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((gpus - 1)))}
-  [ "$(tr ',' '\n' <<<"$visible" | wc -l)" -ge "$gpus" ] || fail "-g $gpus, but CUDA_VISIBLE_DEVICES is $visible"
-  launch+=(--gpus "$(cut -d, -f "1-$gpus" <<<"$visible")")
-else
-  launch+=(--nproc_per_node "$gpus")
-  arguments+=(--device cpu)
-  # the launcher stops at an empty CUDA_VISIBLE_DEVICES
-  for i in "${!kept[@]}"; do [[ ${kept[i]} == CUDA_VISIBLE_DEVICES=* ]] && unset "kept[i]"; done || true
-fi
-
-# In the background, so that a signal reaches the launcher at once; it stops its processes.
-env -i "${kept[@]}" RUN_ERROR_DIR="$logs" "${launch[@]}" "$here/$script" "${arguments[@]}" &
-child=$!
-stopped=
-trap 'stopped=130; kill -TERM "$child" 2>/dev/null' INT
-trap 'stopped=143; kill -TERM "$child" 2>/dev/null' TERM
-code=0
-wait "$child" || code=$?
-while kill -0 "$child" 2>/dev/null; do wait "$child" || code=$?; done
-
-if [ -n "$stopped" ]; then
-  echo "error: interrupted" >&2
-  exit "$stopped"
-fi
-
-# The first process that failed knows why; the launcher only saw how another one broke down.
-if [ "$code" != 0 ]; then
-  first=$(find "$logs" -name 'error.*' -printf '%T@ %p\n' | sort -n | head -n 1 | cut -d' ' -f2-)
-  if [ -n "$first" ]; then
-    tail -n +2 "$first" >&2
-    code=$(head -n 1 "$first")
+launch=()
+if [ "$gpus" != 1 ] || [ "$nodes" != 1 ]; then
+  if [ "$nodes" = 1 ]; then
+    launch+=(--master "127.0.0.1:$port")
+  else
+    launch+=(--nnodes "$nodes" --rank "$rank" --master "$master:$port")
+  fi
+  if "$python" -c 'import sys, paddle; sys.exit(not paddle.device.is_compiled_with_cuda() or paddle.device.cuda.device_count() < 1)' \
+    2>/dev/null; then
+    visible=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((gpus - 1)))}
+    [ "$(tr ',' '\n' <<<"$visible" | wc -l)" -ge "$gpus" ] || fail "-g $gpus, but CUDA_VISIBLE_DEVICES is $visible"
+    launch+=(--gpus "$(cut -d, -f "1-$gpus" <<<"$visible")")
+  else
+    launch+=(--nproc_per_node "$gpus")
+    arguments+=(--device cpu)
+    # the launcher stops at an empty CUDA_VISIBLE_DEVICES
+    for i in "${!kept[@]}"; do [[ ${kept[i]} == CUDA_VISIBLE_DEVICES=* ]] && unset "kept[i]"; done || true
   fi
 fi
-exit "$code"
+
+# From here on util/job.py is this process: it starts the script, passes signals on, starts again what failed in passing.
+exec env -i "${kept[@]}" "$python" -P -c 'import sys; sys.path.insert(0, sys.argv[1]); from util.job import main; main(sys.argv[2:])' \
+  "$here" --tries "$tries" --pause "$pause" "${launch[@]/#/--launch=}" "$here/$script" "${arguments[@]}"

@@ -135,9 +135,11 @@ def train(
     stop = StopRequest()
     rejected = RejectedImages(start.folder, num_images=len(data.splits.train), part=settings.train_data.bad_images)
     rejected.check_known(data.splits.train.bad)
-    recorder = RunRecorder(start, state, options=settings.run, stop=stop, world=world, log=log)
+    recorder = RunRecorder(
+        start, state, options=settings.run, stop=stop, worker_pids=data.worker_pids, world=world, log=log
+    )
     hooks = EpochHooks(stop=stop, is_due=recorder.is_due, save=recorder.save, rejected=rejected.add)
-    data.on_wait(stop.check_waiting)
+    data.on_wait(recorder.wait_for_data)
     stop.listen()
     with recorder.recording_failure(), data.naming_lost_workers():
         for _ in epochs:

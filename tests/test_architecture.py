@@ -77,7 +77,7 @@ def test_no_family_imports_another() -> None:
         "util.options", "util.settings", "util.prediction", "util.weights", "util.weights.container",
         "util.data.transforms", "util.data.images", "util.data.dataset", "util.data.sampler", "util.data.cifar",
         "util.data.split", "util.data.preprocessing", "util.restore", "util.checkpoint", "util.deploy.bundle",
-        "util.deploy.engines", "util.runtime", "train", "eval", "infer",
+        "util.deploy.engines", "util.runtime", "util.storage", "util.train.run_folder", "train", "eval", "infer",
     ],
 )  # fmt: skip
 def test_imports_without_paddle(module: str) -> None:

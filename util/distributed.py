@@ -11,6 +11,7 @@ import paddle
 import paddle.distributed as dist
 
 from util.errors import ResumableError, UsageError
+from util.processes import follow_parent
 from util.runtime import resolve_device
 
 SELECTED_GPUS = "FLAGS_selected_gpus"  # set by the launcher
@@ -36,7 +37,7 @@ class World:
         if self.size == 1:
             return list(numbers)
         tensor = paddle.to_tensor(np.asarray(numbers, np.float32), place=paddle.CPUPlace())
-        with _peers():
+        with naming_lost_peers():
             dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.control)
         return [int(number) for number in tensor.numpy()]
 
@@ -45,7 +46,7 @@ class World:
         if self.size == 1:
             return values.astype(np.float64)
         tensor = paddle.to_tensor(values.astype(np.float64))
-        with _peers():
+        with naming_lost_peers():
             dist.all_reduce(tensor)
         return tensor.numpy()
 
@@ -53,7 +54,7 @@ class World:
         """Returns the element-wise float64 maximum of every process's array (same shape everywhere)."""
         tensor = paddle.to_tensor(values.astype(np.float64))
         if self.size > 1:
-            with _peers():
+            with naming_lost_peers():
                 dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return tensor.numpy()
 
@@ -62,7 +63,7 @@ class World:
         if self.size == 1:
             return
         for tensor in tensors:
-            with _peers():
+            with naming_lost_peers():
                 dist.all_reduce(tensor)
             tensor.scale_(1.0 / self.size)
 
@@ -71,7 +72,7 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = []
-        with _peers():
+        with naming_lost_peers():
             dist.all_gather_object(values, value)
         return values
 
@@ -80,15 +81,23 @@ class World:
         self.agree(0)
 
 
+# what gloo, NCCL and the store through which processes meet say when a peer is gone
+_LOST = ("gloo", "nccl", "connection", "socket", "tcp", "timed out", "timeout", "broken pipe", "peer")
+
+
 @contextlib.contextmanager
-def _peers() -> Iterator[None]:
-    """Says in one line that another process is gone, which gloo notices at once."""
+def naming_lost_peers() -> Iterator[None]:
+    """Turns the errors of a collective operation whose other processes are gone into a ResumableError of one line."""
     try:
         yield
-    except RuntimeError as error:
-        if "gloo" not in str(error):
+    except (RuntimeError, OSError) as error:
+        text = str(error).strip()
+        if not any(word in text.lower() for word in _LOST):
             raise
-        raise ResumableError("another process of this job ended; its own message says why") from None
+        reason = text.splitlines()[-1] if text else type(error).__name__
+        raise ResumableError(
+            f"another process of this job ended, whose own message says why ({reason[:200]})"
+        ) from None
 
 
 def start(device: str) -> tuple[World, list[str]]:
@@ -112,7 +121,9 @@ def start(device: str) -> tuple[World, list[str]]:
         raise UsageError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from None
     control = None
     if size > 1:
-        dist.init_parallel_env()
-        if device != "cpu":
-            control = dist.new_group(backend="gloo")
+        follow_parent()
+        with naming_lost_peers():
+            dist.init_parallel_env()
+            if device != "cpu":
+                control = dist.new_group(backend="gloo")
     return World(rank=int(os.environ.get("PADDLE_TRAINER_ID", "0")), size=size, control=control), notes

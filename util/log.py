@@ -52,7 +52,7 @@ class _File(logging.FileHandler):
 
 def log_to_file(logger: logging.Logger, path: Path) -> None:
     """Also appends the log's lines to a file."""
-    handler = _File(path, encoding="utf-8")
+    handler = _File(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(_TimedFormatter())
     logger.addHandler(handler)
 

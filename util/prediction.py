@@ -14,8 +14,8 @@ from typing import IO, Any, TypedDict
 import numpy as np
 from tqdm import tqdm
 
+from util.data.find_images import find_images
 from util.data.images import ImageError, decode_image
-from util.data.splits import find_images
 from util.data.transforms import EvalTransform
 from util.errors import DataError, MissingInputError, NonFiniteLossError, OutputError, SaveError, UsageError
 from util.files import read_text

@@ -17,8 +17,8 @@ from predict import PredictSettings
 from tests.models.test_registry import SIZES
 from train import TrainSettings
 from util import errors
-from util.stop import TERMINATED
 from util.settings import Settings, parse, read_yaml
+from util.stop import TERMINATED
 from util.weights.__main__ import ConvertSettings
 from util.weights.sources import require_source
 

@@ -288,7 +288,7 @@ def test_a_full_disk_ends_with_74_and_keeps_the_last_checkpoint(folder: Path) ->
     )
     done = subprocess.run(["bash", "-c", limited], cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 74, done.stderr
-    assert ".safetensors: not saved (" in last_error(done)
+    assert ".safetensors: not saved: " in last_error(done)
     assert "Traceback" not in done.stderr
     assert checkpoint.read_bytes() == before
     assert not list((folder / "output/train/full2").glob("*.safetensors"))

@@ -5,16 +5,15 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.scripts.background import Background, wait_until
 from tests.scripts.run import ROOT, TINY, port, run
 from tests.trees import write_tree
+from util.processes import children
 from util.weights.container import read_container
 
 
@@ -145,40 +144,102 @@ def test_the_reason_passes_through_the_launcher_whichever_rank_it_is(folder: Pat
     assert "error: unreadable image rotten/train/" in done.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+ENDLESS = ("--data_dir", "data", *TINY, "--num_workers", "2", "--epochs", "4000")
+
+
+def wait_for_checkpoint(folder: Path, name: str, *jobs: Background) -> None:
+    file = folder / "output/train" / name / "checkpoint-latest.safetensors"
+    wait_until(lambda: file.exists() or any(job.process.poll() is not None for job in jobs), "trained", 120)
+    for job in jobs:
+        assert job.process.poll() is None, job.stderr
+        job.look()
+
+
+def updates_of(folder: Path, name: str) -> int:
+    """Returns how many updates the newest checkpoint holds; it verifies."""
+    state = read_container(folder / "output/train" / name / "checkpoint-latest.safetensors").state
+    return state["progress"]["update"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_stopping_run_sh_stops_every_process(folder: Path, number: signal.Signals, code: int) -> None:
     name = f"stopped{code}"
-    command = ["bash", str(ROOT / "run.sh"), "-g", "2", "-p", port(), "--data_dir", "data", *TINY, "--epochs", "400"]
-    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, "--experiment", name], cwd=folder, env=environment, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (folder / "output/train" / name / "checkpoint-latest.safetensors").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as a terminal does
-    else:
-        process.terminate()  # as a scheduler does, to run.sh alone
-    stderr = process.communicate(timeout=60)[1]
-    assert process.returncode == code
-    assert "error: interrupted" in stderr
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    with Background("-g", "2", "-p", port(), *ENDLESS, "--experiment", name, cwd=folder) as job:
+        wait_for_checkpoint(folder, name, job)
+        if number == signal.SIGINT:
+            os.killpg(job.pid, number)  # as a terminal does
+        else:
+            job.process.terminate()  # as a scheduler does, to run.sh alone
+        assert job.code(20) == code
+    assert updates_of(folder, name) > 0
 
 
-def test_no_secret_of_the_environment_is_written(folder: Path) -> None:
-    logs = folder / "private"
-    logs.mkdir()
-    arguments = ("--data_dir", "data", *TINY, "--epochs", "1", "--experiment", "secret")
-    run("run.sh", "-g", "2", "-p", port(), *arguments, cwd=folder, TMPDIR=str(logs), CANARY_TOKEN="s3cr3t-canary")
-    written = [p for p in [*logs.rglob("*"), *(folder / "output").rglob("*")] if p.is_file()]
-    assert any(p.name.startswith("workerlog") for p in written)
-    assert [p for p in written if b"s3cr3t-canary" in p.read_bytes()] == []
-    [log_folder] = logs.glob("launch.*")
-    assert log_folder.stat().st_mode & 0o077 == 0
+@pytest.mark.parametrize(
+    "victim",
+    ["rank 0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rank 1", "launcher", "run.sh"))],
+)
+def test_after_a_kill_every_process_is_gone_and_the_run_goes_on(folder: Path, victim: str) -> None:
+    """Data workers, too. The same command continues from what was saved."""
+    name = f"killed-{victim[-1]}"
+    command = ("-g", "2", "-p", port(), *ENDLESS, "--experiment", name)
+    with Background(*command, cwd=folder) as job:
+        wait_for_checkpoint(folder, name, job)
+        ranks = sorted(children()[job.launcher()])  # in the order of their start
+        assert len(ranks) == 2
+        pid = {"rank 0": ranks[0], "rank 1": ranks[1], "launcher": job.launcher(), "run.sh": job.pid}[victim]
+        os.kill(pid, signal.SIGKILL)
+        job.wait_gone(15)
+        assert job.process.wait(1) == (-signal.SIGKILL if victim == "run.sh" else 75)
+        if victim.startswith("rank"):
+            assert f"error: process {victim[-1]} was killed by signal 9 (out of memory?)" in job.stderr
+    before = updates_of(folder, name)
+    with Background(*command, cwd=folder) as job:
+        wait_until(lambda: f"update {before}" in job.stdout, "continued", 60)
+        job.process.terminate()
+        assert job.code(20) == 143
+    assert updates_of(folder, name) >= before
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_tried_again_without_help(folder: Path) -> None:
+    command = ("-g", "2", "-p", port(), "--tries", "2", "--pause", "0.5", *ENDLESS, "--experiment", "again")
+    with Background(*command, cwd=folder) as job:
+        wait_for_checkpoint(folder, "again", job)
+        os.kill(max(children()[job.launcher()]), signal.SIGKILL)
+        wait_until(lambda: job.stdout.count("found epoch") == 1, "tried again", 60)
+        assert "attempt 2 of 2 in 0.5 s: process 1 was killed by signal 9 (out of memory?)" in job.stderr
+        job.process.terminate()
+        assert job.code(20) == 143
+
+
+@pytest.mark.slow
+def test_when_one_of_two_machines_dies_the_other_ends_and_both_continue_together(folder: Path) -> None:
+    """Two launchers on one machine are two machines to Paddle."""
+    where = ("--nodes", "2", "--master", "127.0.0.1", "-g", "1", "-p", port(), "--tries", "2", "--pause", "1")
+    for name in ("node0", "node1"):
+        (folder / name).mkdir()
+    endless = (*ENDLESS[2:], "--data_dir", str(folder / "data"), "--output", str(folder / "output/train"))
+
+    def machine(rank: int) -> Background:
+        command = (*where, "--rank", str(rank), *endless, "--experiment", "nodes")
+        return Background(*command, cwd=folder / f"node{rank}")
+
+    with machine(0) as first:
+        with machine(1) as second:
+            wait_for_checkpoint(folder, "nodes", first, second)
+            dead = second.look()
+        assert len(dead) >= 5, "run.sh, launcher, one process and its data workers"
+        wait_until(lambda: "attempt 2 of 2" in first.stderr, "noticed", 15)
+        with machine(1) as second:  # the machine is back: the same command
+            wait_until(lambda: "Epoch: [" in first.stdout.partition("found epoch")[2], "together again", 60)
+            first.look()
+            second.look()
+            second.process.terminate()  # to one of both: all save and stop
+            assert second.code(30) == 143
+            assert first.code(30) == 143, first.stdout[-2000:] + first.stderr
+    assert updates_of(folder, "nodes") > 0
 
 
 @pytest.mark.parametrize(

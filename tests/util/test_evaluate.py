@@ -49,7 +49,7 @@ class StoppedError(Exception):
     """Ends a process when it gathers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recorder(World):
     """Keeps what a process hands over."""
 
@@ -60,7 +60,7 @@ class Recorder(World):
         raise StoppedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Replay(World):
     """Hands out what all processes have handed over."""
 
@@ -74,10 +74,10 @@ def with_processes(count: int) -> ImageResults:
     """What the last of several processes gets, each of which has run on its own."""
     handed_over: list[Any] = []
     for rank in range(count):
-        world = Recorder(rank, count, handed_over)
+        world = Recorder(rank=rank, size=count, handed_over=handed_over)
         with pytest.raises(StoppedError):
             evaluate_images(model(), batches(world), world, num_images=NUM_IMAGES, num_batches=1)
-    everyone = Replay(count - 1, count, handed_over)
+    everyone = Replay(rank=count - 1, size=count, values=handed_over)
     return evaluate_images(model(), batches(world), everyone, num_images=NUM_IMAGES, num_batches=1)
 
 
@@ -139,3 +139,35 @@ def test_logits_that_are_not_finite_are_refused(value: float) -> None:
     logits[3, 2] = value
     with pytest.raises(NonFiniteLossError, match="the weights give no finite logits"):
         evaluate_images(model(), batches(ONE, logits=logits), ONE, num_images=NUM_IMAGES, num_batches=6)
+
+
+def test_missing_images_of_several_processes_are_counted_once() -> None:
+    """Each of two processes has one that it cannot read, which is a whole batch."""
+    missing = (4, 7)
+
+    def with_holes(world: World) -> Iterator[Batch]:
+        for images, labels, indices, _ in batches(world, size=1):
+            index = int(indices[0])
+            if index in missing:
+                nothing = paddle.to_tensor([-1])
+                yield paddle.zeros([1, 3, 1, 1]), nothing, nothing, [BadImage(str(index), "is empty")]
+            else:
+                yield images, labels, indices, []
+
+    handed_over: list[Any] = []
+    for rank in range(2):
+        recorder = Recorder(rank=rank, size=2, handed_over=handed_over)
+        with pytest.raises(StoppedError):
+            evaluate_images(
+                model(), with_holes(recorder), recorder, num_images=NUM_IMAGES, num_batches=1, all_labels=LABELS
+            )
+    everyone = Replay(rank=1, size=2, values=handed_over)
+    last = with_holes(World(rank=1, size=2))
+    found = evaluate_images(model(), last, everyone, num_images=NUM_IMAGES, num_batches=1, all_labels=LABELS)
+    there = np.setdiff1d(np.arange(NUM_IMAGES), missing)
+    right = (LOGITS.argmax(axis=1) == LABELS)[there].sum()
+    assert [image.path for image in found.unreadable] == ["4", "7"]
+    assert np.flatnonzero(~found.is_readable).tolist() == [4, 7]
+    assert (found.metrics().images, found.metrics().top1) == (NUM_IMAGES, pytest.approx(100 * right / NUM_IMAGES))
+    assert found.metrics().loss == pytest.approx(found.losses[there].mean())
+    assert found.renumbered(np.arange(NUM_CLASSES)).top_ids[4, 0] == -1

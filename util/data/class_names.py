@@ -4,8 +4,22 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from util.errors import DataError
+from util.errors import DataError, MismatchError
 from util.files import read_text
+
+MAX_REPORTED = 10  # problems named in one error
+
+
+def index_classes(source: Path, found: Sequence[str], known: Sequence[str], *, advice: str) -> dict[str, int]:
+    """Returns the index of each known class; one that was found at `source` and is not known is a MismatchError."""
+    index_of = {name: i for i, name in enumerate(known)}
+    unknown = [name for name in found if name not in index_of]
+    if unknown:
+        raise MismatchError(
+            f"{source}: the classes {', '.join(unknown[:MAX_REPORTED])} are not among the {len(known)} classes of "
+            f"training; {advice}"
+        )
+    return index_of
 
 
 def read_class_names(path: Path, num_classes: int) -> list[str]:

@@ -62,7 +62,6 @@ class ImageDataset:
     def report_to(self, board: WorkerBoard, worker: int) -> None:
         """Lets a worker process say from now on which image it is busy with."""
         self._board, self._worker = board, worker
-        board.enter(worker)
 
     def __getitem__(self, key: SampleKey) -> Sample | BadImage:
         found = self._read(key)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from util.data.images import decode_image
+from util.data.paths import Paths
 from util.data.sampler import SUBSET, stream
+from util.data.shard_files import ShardImages
 from util.errors import UsageError
 
 
@@ -19,13 +22,18 @@ class ImageList:
 
     pixels: the images themselves where they come from an archive; `paths` then only names them. Worker processes share
     them with the process that they were forked from.
+    bad: how many of the images an index (`util.data.index`) marks as unreadable, and `bad_at` which, sorted.
+    shards: where the images are in tar shards; `paths` are then like `train-000003.tar:n01440764/n01440764_10026.jpg`.
     """
 
     root: Path
-    paths: list[str]
+    paths: Sequence[str]  # from an index: Paths
     labels: np.ndarray  # int64 (num_images,)
     class_names: list[str] | None
     pixels: np.ndarray | None = None  # uint8 (num_images, H, W, 3)
+    bad: int = 0
+    bad_at: np.ndarray | None = None  # int64 (bad,)
+    shards: ShardImages | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -36,12 +44,23 @@ class ImageList:
 
     def image(self, index: int) -> Image.Image:
         """Returns the picture, PIL RGB; an ImageError says why a file cannot be used."""
-        return decode_image(self.path(index)) if self.pixels is None else Image.fromarray(self.pixels[index])
+        if self.pixels is not None:
+            return Image.fromarray(self.pixels[index])
+        path = self.path(index)
+        return (
+            decode_image(path) if self.shards is None else decode_image(self.shards.read(index, name=path), name=path)
+        )
 
     def select(self, indices: np.ndarray) -> "ImageList":
         """Returns the list of these images alone, in this order."""
         pixels = None if self.pixels is None else self.pixels[indices]
-        return replace(self, paths=[self.paths[i] for i in indices], labels=self.labels[indices], pixels=pixels)
+        shards = None if self.shards is None else self.shards.select(indices)
+        known = self.paths
+        paths = known.select(indices) if isinstance(known, Paths) else [known[i] for i in indices]
+        bad_at = None if self.bad_at is None else np.flatnonzero(np.isin(indices, self.bad_at))
+        bad = self.bad if bad_at is None else len(bad_at)
+        labels = self.labels[indices]
+        return replace(self, paths=paths, labels=labels, pixels=pixels, bad=bad, bad_at=bad_at, shards=shards)
 
     def fingerprint(self) -> str:
         """Returns a text that changes with the number, names, order or labels of the images, not with their place.
@@ -49,7 +68,7 @@ class ImageList:
         It also covers the pixels of an archive, but not what is in files.
         """
         sha = hashlib.sha256(self.labels.astype("<i8").tobytes())
-        sha.update("\0".join(self.paths).encode("utf-8", "surrogateescape"))
+        sha.update((self.paths if isinstance(self.paths, Paths) else Paths.of(self.paths)).joined.data)
         if self.pixels is not None:
             sha.update(np.ascontiguousarray(self.pixels).data)
         return f"{len(self)} ({sha.hexdigest()[:12]})"

@@ -4,6 +4,7 @@ import io
 import os
 import stat
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -22,6 +23,16 @@ _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is left out: a name with a dot in front, and what macOS adds to zip archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file in a folder is taken for an image: by its suffix, unless it is hidden."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name)
 
 
 class ImageError(DataError):
@@ -56,8 +67,9 @@ def decode_image(source: str | Path | bytes, *, name: str | None = None) -> Imag
 
     source: a path, or the file's bytes; `name` then stands for the path in errors.
     Alpha is dropped, grey and palette pictures become RGB, CMYK goes through Pillow's plain conversion, 16-bit grey is
-    divided by 256, animations give their first frame. EXIF orientation is not applied, as in torchvision and timm,
-    whose published accuracies rest on that. Raises ImageError with path and reason.
+    divided by 256 and rounded down, animations and multi-picture files give their first frame. EXIF orientation and
+    colour profiles are not applied, as in torchvision and timm, whose published accuracies rest on that. What is wrong
+    with metadata alone is ignored. Raises ImageError with path and reason.
     """
     if isinstance(source, bytes):
         path, data = name or "<bytes>", source
@@ -66,10 +78,11 @@ def decode_image(source: str | Path | bytes, *, name: str | None = None) -> Imag
     if not data:
         raise ImageError(path, "is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(path, f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
-        return _to_rgb(image)
+        with warnings.catch_warnings(action="ignore"):  # about metadata that is not used, once an image and worker
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(path, f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+            return _to_rgb(image)
     except ImageError:
         raise
     except Image.UnidentifiedImageError:

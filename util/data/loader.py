@@ -94,8 +94,12 @@ class SerialLoader:
             images, labels, indices, bad = collate([self.dataset[key] for key in keys])
             yield paddle.to_tensor(images), paddle.to_tensor(labels), paddle.to_tensor(indices), bad
 
+    def worker_pids(self) -> list[int]:
+        """Returns the processes that load data; here there is none."""
+        return []
+
     def check_workers(self) -> None:
-        """Raises a ResumableError if a process that loads data has died; here there is none."""
+        """Raises a ResumableError if one of them has died."""
 
 
 class WorkerLoader(SerialLoader):
@@ -140,6 +144,8 @@ class WorkerLoader(SerialLoader):
         if not (self._started and self._persistent):
             self.board.clear()
             first = iter(self._loader)  # forks, which belongs into the main thread
+            for number, process in enumerate(first._workers):
+                self.board.enter(number, process.pid)
             self._started = True
         requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -173,6 +179,10 @@ class WorkerLoader(SerialLoader):
             if waited > self.timeout or any(worker.is_dead for worker in workers):
                 raise self._failure(f"no batch came for {waited:.0f} s", workers)
 
+    def worker_pids(self) -> list[int]:
+        """Returns the processes that load data and have begun to."""
+        return self.board.pids()
+
     def check_workers(self) -> None:
         """Raises the ResumableError that names a worker which has died, if one has."""
         workers = self.board.workers()
@@ -182,9 +192,7 @@ class WorkerLoader(SerialLoader):
     def _failure(self, symptom: str, workers: list[Worker]) -> ResumableError:
         """Returns the error that says what is wrong with the workers: the dead one, or the one that takes longest."""
         dead = [worker for worker in workers if worker.is_dead]
-        suspect = max(dead or workers, key=lambda worker: (worker.state == "T", worker.seconds), default=None)
-        if suspect is None:
-            return ResumableError(f"{symptom}, and no worker has begun to load data; use fewer --num_workers")
+        suspect = max(dead or workers, key=lambda worker: (worker.state == "T", worker.seconds))
         name = f"worker {suspect.number} (process {suspect.pid})"
         where = "" if suspect.index is None else f", which was at {self.dataset.images.path(suspect.index)}"
         if dead:

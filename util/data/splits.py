@@ -1,47 +1,53 @@
-"""Which images a split has: from class folders, list files or CIFAR's archives."""
+"""Which images a split has: from class folders, list files, tar shards or CIFAR's archives."""
 
 import os
-import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from util.data.cifar import load_cifar
+from util.data.class_names import MAX_REPORTED, index_classes
+from util.data.find_images import find_images
 from util.data.image_list import ImageList
-from util.data.images import IMAGE_SUFFIXES
-from util.errors import DataError, MismatchError, MissingInputError, UsageError
-from util.files import read_text
-
-MAX_REPORTED = 10  # problems of a list file or a folder named in one error
+from util.data.images import IMAGE_SUFFIXES, is_hidden
+from util.data.index import load_indexed
+from util.data.list_file import read_list
+from util.data.shards import load_shards
+from util.errors import DataError, MissingInputError, UsageError
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    return sorted(e.name for e in os.scandir(folder) if os.path.isdir(e.path) and not is_hidden(e.name))
 
 
-def find_images(folder: str | Path) -> list[str]:
-    """Returns the image files below a folder, relative to it, sorted; hidden files and folders are left out."""
-    found = []
-    for where, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        relative = os.path.relpath(where, folder)
-        for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                found.append(name if relative == "." else os.path.join(relative, name))
-    return sorted(found)
+def _check_class_folders(folder: Path, names: Sequence[str]) -> None:
+    """Refuses links to folders above or to nothing, names that are one elsewhere, and names that no text can hold.
 
-
-def _index_classes(source: Path, found: Sequence[str], known: Sequence[str], *, advice: str) -> dict[str, int]:
-    """Returns the index of each known class; one that was found and is not known is a MismatchError."""
-    index_of = {name: i for i, name in enumerate(known)}
-    unknown = [name for name in found if name not in index_of]
-    if unknown:
-        raise MismatchError(
-            f"{source}: the classes {', '.join(unknown[:MAX_REPORTED])} are not among the {len(known)} classes of "
-            f"training; {advice}"
+    A class that is silently left out, because a disk is not mounted, would give all classes after it other labels.
+    """
+    broken = sorted(e.name for e in os.scandir(folder) if e.is_symlink() and not os.path.exists(e.path))
+    if broken:
+        raise DataError(f"{folder}: {', '.join(broken[:MAX_REPORTED])}: a link that leads nowhere; mend or remove it")
+    above = {os.path.realpath(folder), *map(os.path.realpath, folder.absolute().parents)}
+    loops = [name for name in names if os.path.realpath(folder / name) in above]
+    if loops:
+        raise DataError(f"{folder}: {', '.join(loops[:MAX_REPORTED])}: a link to a folder above it; remove it")
+    not_text = [repr(name) for name in names if any("\ud800" <= character <= "\udfff" for character in name)]
+    if not_text:
+        raise DataError(
+            f"{folder}: class folders whose names are not UTF-8: {', '.join(not_text[:MAX_REPORTED])}; rename"
         )
-    return index_of
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    pairs = [" and ".join(same) for same in alike.values() if len(same) > 1]
+    if pairs:
+        raise DataError(
+            f"{folder}: class folders that differ only in case or in how an accent is written, one folder on other "
+            f"systems: {', '.join(pairs[:MAX_REPORTED])}; rename or merge them, or use a list file"
+        )
 
 
 def scan_folder(root: Path, split: str, class_names: Sequence[str] | None = None) -> ImageList:
@@ -54,8 +60,9 @@ def scan_folder(root: Path, split: str, class_names: Sequence[str] | None = None
     folders = _subfolders(folder)
     if not folders:
         raise DataError(f"{folder}: no class folders; expected {folder}/<class>/<image>")
+    _check_class_folders(folder, folders)
     known = list(class_names) if class_names is not None else folders
-    index_of = _index_classes(folder, folders, known, advice="remove them or use a list file")
+    index_of = index_classes(folder, folders, known, advice="remove them or use a list file")
     paths: list[str] = []
     labels: list[int] = []
     empty = []
@@ -71,81 +78,18 @@ def scan_folder(root: Path, split: str, class_names: Sequence[str] | None = None
     return ImageList(root, paths, np.asarray(labels, np.int64), known)
 
 
-def read_list(path: Path, root: Path, *, num_classes: int | None = None, delimiter: str | None = None) -> ImageList:
-    """Returns the images of a list file, a line `relative/path label` each, paths relative to `root`.
+def find_list(root: Path, split: str, list_path: str | None) -> Path | None:
+    """Returns the list file that says what a split has; None: its class folders, or an archive of CIFAR.
 
-    A line is split once, from the right, at white space or at `delimiter`. Blank lines, CRLF and a BOM are accepted.
-    num_classes: labels must be below it. All faults are collected into one DataError, as file:line.
+    list_path: as named or else below `root`. Without one `<split>_list.txt` in `root` counts, for a flat folder.
     """
-    text = read_text(path)
-    paths: list[str] = []
-    labels: list[int] = []
-    lines: list[int] = []
-    faults: list[str] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.strip()
-        if not line:
-            continue
-        fields = line.rsplit(delimiter, 1)
-        fault = _line_fault(fields, num_classes)
-        if fault:
-            faults.append(f"{path}:{number}: {fault}")
-            continue
-        paths.append(fields[0].strip())
-        labels.append(int(fields[1]))
-        lines.append(number)
-    faults += _missing_files(path, root, paths, lines)
-    faults += _labelled_twice(path, paths, labels, lines)
-    if faults:
-        more = f" (and {len(faults) - MAX_REPORTED} more)" if len(faults) > MAX_REPORTED else ""
-        raise DataError("; ".join(faults[:MAX_REPORTED]) + more)
-    if not paths:
-        raise DataError(f"{path}: lists no images")
-    return ImageList(root, paths, np.asarray(labels, np.int64), None)
-
-
-def _line_fault(fields: list[str], num_classes: int | None) -> str | None:
-    if len(fields) != 2:
-        return f"expected `path label`, got {fields[0]!r}"
-    name, label = fields
-    if not re.fullmatch(r"[0-9]{1,9}", label.strip()):
-        return f"the label must be an integer of at least 0, got {label.strip()!r}"
-    if num_classes is not None and int(label) >= num_classes:
-        return f"label {int(label)} is outside the {num_classes} classes (0 to {num_classes - 1})"
-    if "\0" in name:
-        return f"the path has a null character, {name!r}"
-    if os.path.isabs(name) or ".." in Path(name).parts:
-        return f"the path must stay inside data_dir, got {name!r}"
-    return None
-
-
-def _labelled_twice(list_path: Path, paths: list[str], labels: list[int], lines: list[int]) -> list[str]:
-    """An image may stand in a list several times, but not with several labels."""
-    first_place: dict[str, int] = {}
-    faults = []
-    for i, name in enumerate(paths):
-        plain = os.path.normpath(name) if "./" in name or "//" in name else name  # the rare ones, for its cost
-        first = first_place.setdefault(plain, i)
-        if labels[first] != labels[i]:
-            other = f"but {labels[first]} in line {lines[first]}"
-            faults.append(f"{list_path}:{lines[i]}: {name} has label {labels[i]}, {other}")
-    return faults
-
-
-def _missing_files(list_path: Path, root: Path, paths: list[str], lines: list[int]) -> list[str]:
-    """One listing a folder instead of a million calls of stat."""
-    listings: dict[str, set[str]] = {}
-    faults = []
-    for name, number in zip(paths, lines, strict=True):
-        folder, file = os.path.split(name)
-        if folder not in listings:
-            try:
-                listings[folder] = set(os.listdir(root / folder))
-            except OSError:
-                listings[folder] = set()
-        if file not in listings[folder]:
-            faults.append(f"{list_path}:{number}: {root / name}: no such file")
-    return faults
+    if list_path is not None:
+        if not root.is_dir():
+            raise UsageError(f"{root} is not a folder, in which a list's images could be; leave out --cls_label_path_*")
+        path = Path(list_path)
+        return root / path if not path.exists() and (root / path).exists() else path
+    beside = root / f"{split}_list.txt"
+    return beside if (root / split).is_dir() and not _subfolders(root / split) and beside.is_file() else None
 
 
 def load_split(
@@ -156,36 +100,41 @@ def load_split(
     delimiter: str | None = None,
     class_names: Sequence[str] | None = None,
     num_classes: int | None = None,
+    use_index: bool = True,
 ) -> ImageList:
-    """Returns the images of `data_dir/split`, of a list file, or of CIFAR.
+    """Returns the images of `data_dir/split`, of a list file, of tar shards, or of CIFAR.
 
     data_dir: a folder with `split`; or a CIFAR-10 or CIFAR-100 archive, or a folder with one or with its extracted
         files (see `load_cifar`). CIFAR's training images are its split `train`, its test images `val` or `test`.
     list_path: list file, as named or else below `data_dir`; without one, class folders are read, and for a flat folder
         `<split>_list.txt` in `data_dir`.
     class_names, num_classes: those of training, when they are known.
+    use_index: take the images from the index that `python -m util.data.check` wrote, where there is one.
     """
     root = Path(data_dir)
     if not root.exists():
         raise MissingInputError(f"{root}: no such data folder; give it as the first argument or with --data_dir")
-    if list_path is not None:
-        if not root.is_dir():
-            raise UsageError(f"{root} is not a folder, in which a list's images could be; leave out --cls_label_path_*")
-        path = Path(list_path)
-        if not path.exists() and (root / path).exists():
-            path = root / path
-        return read_list(path, root, num_classes=num_classes, delimiter=delimiter)
+    if list_path is None:
+        in_shards = load_shards(root, split, class_names=class_names, num_classes=num_classes)
+        if in_shards is not None:
+            return in_shards
+    listed = find_list(root, split, list_path)
+    if use_index:
+        indexed = load_indexed(
+            root, split, listed=listed, delimiter=delimiter, class_names=class_names, num_classes=num_classes
+        )
+        if indexed is not None:
+            return indexed
+    if listed is not None:
+        return read_list(listed, root, num_classes=num_classes, delimiter=delimiter)
     folder = root / split
     if not folder.is_dir():
         return _cifar(root, split, class_names)
     if _subfolders(folder):
         return scan_folder(root, split, class_names)
-    beside = root / f"{split}_list.txt"
-    if beside.is_file():
-        return read_list(beside, root, num_classes=num_classes, delimiter=delimiter)
     raise DataError(
         f"{folder} has no class folders: sort its images into {folder}/<class>/, or list them as `{split}/name label` "
-        f"in {beside} (or in a file given with --cls_label_path_*)"
+        f"in {root / f'{split}_list.txt'} (or in a file given with --cls_label_path_*)"
     )
 
 
@@ -202,6 +151,6 @@ def _cifar(root: Path, split: str, class_names: Sequence[str] | None) -> ImageLi
     if split not in ("train", "val", "test"):
         raise UsageError(f"{found.place}: CIFAR has the splits train and test (also called val); got {split}")
     known = list(class_names) if class_names is not None else found.class_names
-    index_of = _index_classes(found.place, found.class_names, known, advice="these weights are for other data")
+    index_of = index_classes(found.place, found.class_names, known, advice="these weights are for other data")
     labels = np.asarray([index_of[name] for name in found.class_names], np.int64)[found.labels]
     return ImageList(found.place, found.image_names, labels, known, found.pixels)

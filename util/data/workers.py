@@ -5,6 +5,7 @@ Paddle's DataLoader waits for ever for a worker that hangs, and of one that was 
 
 import atexit
 import contextlib
+import json
 import mmap
 import multiprocessing.util  # noqa: F401  its own end of workers is registered before `_end_workers`, and so runs later
 import os
@@ -51,9 +52,9 @@ class WorkerBoard:
         """Forgets the workers of before."""
         self._table[:] = 0, _NOTHING, 0
 
-    def enter(self, worker: int) -> None:
-        """Notes that this process is that worker."""
-        self._table[worker] = os.getpid(), _NOTHING, 0
+    def enter(self, worker: int, pid: int) -> None:
+        """Notes which process a worker is."""
+        self._table[worker, _PID] = pid
 
     def busy(self, worker: int, index: int) -> None:
         """Notes that the worker begins with an image."""
@@ -65,11 +66,11 @@ class WorkerBoard:
         self._table[worker, _INDEX] = _NOTHING
 
     def pids(self) -> list[int]:
-        """Returns the process of each worker that has begun."""
+        """Returns the process of each worker."""
         return [int(pid) for pid in self._table[:, _PID] if pid]
 
     def workers(self) -> list[Worker]:
-        """Returns every worker that has begun."""
+        """Returns every worker."""
         found = []
         for number, (pid, index, since) in enumerate(self._table.tolist()):
             if pid:
@@ -109,6 +110,33 @@ def remove_batches(pids: Iterable[int]) -> int:
                 path.unlink()
                 removed += 1
     return removed
+
+
+def describe_workers(pids: Iterable[int]) -> str:
+    """Returns a text from which a later process of this machine can tell what these workers have left behind."""
+    return json.dumps({"boot": _boot(), "workers": sorted(pids)}) + "\n"
+
+
+def remove_leftovers(description: str) -> int:
+    """Removes the batches of workers that `describe_workers` was about and that are dead; returns how many files.
+
+    After a kill -9 nobody else does; some restarts later /dev/shm would be full. Only for workers of the same boot.
+    """
+    try:
+        found = json.loads(description)
+        boot, pids = found["boot"], [int(pid) for pid in found["workers"]]
+    except (ValueError, TypeError, KeyError):
+        return 0
+    if boot != _boot():
+        return 0
+    return remove_batches(pid for pid in pids if _state_of(pid) in ("X", "Z"))
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def _state_of(pid: int) -> str:

@@ -19,6 +19,8 @@ from util.options import DataOptions, EvalOptions
 from util.prediction import write_results
 from util.weights.state import peek_checked_state
 
+MAX_NAMED = 20  # unreadable images named in the log
+
 
 class Outputs:
     """Takes results as they come. What cannot be written is refused at once, before anything is evaluated.
@@ -45,7 +47,9 @@ class Outputs:
 
     def add(self, source: str, task: Task, results: ImageResults) -> None:
         """Prints a checkpoint's figures, and writes its report. source: the weights' file."""
-        figures = figures_of(results, task, with_calibration=self.options.report is not None)
+        with_calibration, with_missing = self.options.report is not None, self.options.allow_missing
+        figures = figures_of(results, task, with_calibration=with_calibration, with_missing=with_missing)
+        self._name_unreadable(results)
         about = {"checkpoint": source} if self.several else {}
         text = f"top-1 {figures['top1']:.3f}  top-5 {figures['top5']:.3f}  loss {figures['loss']:.4f}"
         self.log.info(f"{source}: {text}" if self.several else text)
@@ -63,6 +67,17 @@ class Outputs:
         progress = peek_checked_state(Path(source)).get("progress", {})
         trained = {name: progress.get(name) for name in ("epoch", "update")}
         self._rows.append({**about, "model": task.trained.name, "classes": len(task.class_ids), **trained, **figures})
+
+    def _name_unreadable(self, results: ImageResults) -> None:
+        if not results.unreadable:
+            return
+        count, total = len(results.unreadable), len(results)
+        listed = "".join(f"\n  {image.path}: {image.reason}" for image in results.unreadable[:MAX_NAMED])
+        more = f"\n  and {count - MAX_NAMED:,} more" if count > MAX_NAMED else ""
+        self.log.warning(
+            f"{total - count:,} of {total:,} images could be read; the others count as wrong in top-1 and top-5, and "
+            f"not in the loss:{listed}{more}"
+        )
 
     def _report(self, folder: Path, source: str, task: Task, results: ImageResults, *, figures: dict[str, Any]) -> None:
         if self.several:

@@ -98,7 +98,7 @@ def real_metrics(results: ImageResults, labels: Sequence[frozenset[int]]) -> Rea
     results: with the model's classes.
     """
     counted = [i for i, own in enumerate(labels) if own]
-    hits = np.array([[int(best) in labels[i] for best in results.top_ids[i]] for i in counted])  # (images, k)
+    hits = np.array([[int(best) in labels[i] - {-1} for best in results.top_ids[i]] for i in counted])  # (images, k)
     return RealMetrics(
         real_top1=100 * int(hits[:, 0].sum()) / len(counted),
         real_top5=100 * int(hits.any(axis=1).sum()) / len(counted),

@@ -12,11 +12,11 @@ class ImageRecord(Prediction):
 
     checkpoint: NotRequired[str]  # with several checkpoints
     label: int
-    predicted: int
+    predicted: int | None  # null, as all below, if the image could not be read
     correct: bool
-    score: float  # of `predicted`, in [0, 1]
-    label_score: float  # in [0, 1]
-    loss: float
+    score: float | None  # of `predicted`, in [0, 1]
+    label_score: float | None  # in [0, 1]
+    loss: float | None
 
 
 def image_records(
@@ -26,17 +26,19 @@ def image_records(
 
     results: with the model's classes, which `class_names` names. checkpoint: stands first in each record if given.
     """
+    is_readable = results.is_readable
     for i, file in enumerate(files):
-        ids, scores = results.top_ids[i].tolist(), results.top_scores[i].tolist()
+        known = bool(is_readable[i])
+        ids, scores = (values[i].tolist() if known else [] for values in (results.top_ids, results.top_scores))
         label = int(results.labels[i])
         record = ImageRecord(
             file_name=file,
             label=label,
-            predicted=ids[0],
-            correct=ids[0] == label,
-            score=scores[0],
-            label_score=float(results.label_scores[i]),
-            loss=float(results.losses[i]),
+            predicted=ids[0] if known else None,
+            correct=known and ids[0] == label,
+            score=scores[0] if known else None,
+            label_score=float(results.label_scores[i]) if known else None,
+            loss=float(results.losses[i]) if known else None,
             class_ids=ids,
             scores=scores,
             label_names=[class_names[number] for number in ids],

@@ -24,9 +24,9 @@ class ClassStatistics:
 def confusion_pairs(results: ImageResults) -> np.ndarray:
     """Returns the entries of the confusion matrix that are not zero: int64 (P, 3) of true, predicted, images; sorted.
 
-    The full matrix of many classes is nearly all zeros.
+    The full matrix of many classes is nearly all zeros. Unreadable images are left out.
     """
-    pairs = np.stack([results.labels, results.predicted], axis=1)
+    pairs = np.stack([results.labels, results.predicted], axis=1)[results.is_readable]
     pairs, counts = np.unique(pairs, axis=0, return_counts=True)
     return np.concatenate([pairs, counts[:, None]], axis=1)
 
@@ -34,7 +34,7 @@ def confusion_pairs(results: ImageResults) -> np.ndarray:
 def class_statistics(results: ImageResults, class_ids: np.ndarray) -> ClassStatistics:
     """Returns the statistics of these classes, which must be sorted and include every label and every prediction.
 
-    Of several classes that it is confused with equally often, the first counts.
+    Of several classes that it is confused with equally often, the first counts. Unreadable images are wrong.
     """
     place = np.searchsorted(class_ids, results.labels)
     images = np.bincount(place, minlength=len(class_ids))
@@ -66,14 +66,15 @@ def calibration(results: ImageResults, num_bins: int = NUM_BINS) -> Calibration:
     """Returns the bins, and the expected calibration error, equations 3 and 5 of Guo et al., arXiv 1706.04599.
 
     Bin m holds the confidences above (m - 1) / M up to m / M. The error is the mean over images of the distance
-    between accuracy and confidence of their bin.
+    between accuracy and confidence of their bin. Unreadable images are left out: nothing is known of them.
     """
     edges = np.linspace(0.0, 1.0, num_bins + 1)
-    confidence, correct = results.top_scores[:, 0], results.hits[:, 0]
+    is_readable = results.is_readable
+    confidence, correct = results.top_scores[is_readable, 0], results.hits[is_readable, 0]
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
     images = np.bincount(place, minlength=num_bins)
     sums = [np.bincount(place, weights=values, minlength=num_bins) for values in (confidence, correct)]
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, as promised
         mean_confidence, accuracy = (100 * total / images for total in sums)
-    ece = 100 * float(np.abs(sums[0] - sums[1]).sum()) / len(results)
+    ece = 100 * float(np.abs(sums[0] - sums[1]).sum()) / len(confidence)
     return Calibration(100 * edges, images, mean_confidence, accuracy, ece)

@@ -101,8 +101,11 @@ def agree(prepare: Callable[[], Task], world: World) -> Task:
     return task
 
 
-def run_task(task: Task, world: World, *, batch_size: int, loading: LoaderOptions) -> ImageResults:
-    """Returns every image's result, in classes of the weights, on every process."""
+def run_task(task: Task, world: World, *, batch_size: int, loading: LoaderOptions, allow_missing: bool) -> ImageResults:
+    """Returns every image's result, in classes of the weights, on every process.
+
+    allow_missing: images that cannot be read count as wrong; else they are a DataError.
+    """
     batches = EvalBatches(num_images=len(task.images), batch_size=batch_size, rank=world.rank, world_size=world.size)
     loader = eval_loader(
         task.images,
@@ -112,13 +115,25 @@ def run_task(task: Task, world: World, *, batch_size: int, loading: LoaderOption
         shared_memory=loading.shared_memory,
         persistent=False,  # or a set of them would live on for each checkpoint
     )
-    results = evaluate_images(task.model, loader, world, num_images=len(task.images), num_batches=len(batches))
+    results = evaluate_images(
+        task.model,
+        loader,
+        world,
+        num_images=len(task.images),
+        num_batches=len(batches),
+        all_labels=task.images.labels if allow_missing else None,
+    )
     return results.renumbered(task.class_ids)
 
 
-def figures_of(results: ImageResults, task: Task, *, with_calibration: bool) -> dict[str, Any]:
-    """Returns the figures that eval.py prints: `Metrics`, with ReaL labels `RealMetrics`, and `ece` if asked for."""
+def figures_of(results: ImageResults, task: Task, *, with_calibration: bool, with_missing: bool) -> dict[str, Any]:
+    """Returns the figures that eval.py prints: `Metrics`, with ReaL labels `RealMetrics`, and those asked for.
+
+    with_calibration: `ece`. with_missing: `missing`, how many of `images` could not be read.
+    """
     figures: dict[str, Any] = asdict(results.metrics())
+    if with_missing:
+        figures["missing"] = len(results.unreadable)
     if task.real_labels is not None:
         figures |= asdict(real_metrics(results, task.real_labels))
     if with_calibration:

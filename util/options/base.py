@@ -19,6 +19,12 @@ def setting(default: Any, help: str, *, flags: tuple[str, ...] = (), scope: Scop
     return field(default=default, metadata={"help": help, "flags": flags, "scope": scope, "yaml": yaml})
 
 
+def check_text(name: str, value: str | None) -> None:
+    """Raises a UsageError if a path has bytes that are not UTF-8: logs and Paddle's own code take text alone."""
+    is_text = value is None or not any("\ud800" <= character <= "\udfff" for character in value)
+    check(is_text, name, "UTF-8 text", repr(value))
+
+
 def check(condition: bool, name: str, expected: str, value: object) -> None:
     """Raises a UsageError that says what setting `name` must be, unless the condition holds."""
     if not condition:

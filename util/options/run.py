@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from util.options.base import check, setting
+from util.options.base import check, check_text, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,8 @@ class RunOptions:
         size = self.validation_batch_size
         check(size is None or size > 0, "validation_batch_size", "at least 1", size)
         folder = self.experiment
+        check_text("output", self.output)
+        check_text("experiment", folder)
         check(not (self.dry_run and self.restart), "dry_run", "off with restart: it writes nothing", self.dry_run)
         is_name = folder is None or (bool(folder) and folder not in (".", "..") and "/" not in folder)
         check(is_name, "experiment", "a folder's name", folder)

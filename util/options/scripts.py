@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from util.options.base import setting
+from util.options.base import check_text, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,9 @@ class ExportOptions:
     output: str | None = setting(None, "folder for the exported files", scope="machine", yaml=False)
     dynamic_size: bool = setting(False, "leave height and width open", scope="machine", yaml=False)
 
+    def __post_init__(self) -> None:
+        check_text("output", self.output)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
@@ -87,3 +90,7 @@ class InferOptions:
         None, "write results to this .jsonl or .csv instead of standard output", scope="machine", yaml=False
     )
     onednn: bool = setting(True, "use oneDNN on CPU", flags=("--enable_mkldnn",), scope="machine", yaml=False)
+
+    def __post_init__(self) -> None:
+        for name in ("model_dir", "model_file", "params_file"):
+            check_text(name, getattr(self, name))

@@ -202,6 +202,10 @@ class TrainingData:
         for loader in self.loaders():
             loader.on_wait = call
 
+    def worker_pids(self) -> list[int]:
+        """Returns the processes that load data now."""
+        return [pid for loader in self.loaders() for pid in loader.worker_pids()]
+
     @contextlib.contextmanager
     def naming_lost_workers(self) -> Iterator[None]:
         """Turns Paddle's error about a dead worker, which comes wherever this process is, into one that names it."""

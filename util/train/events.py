@@ -33,8 +33,14 @@ class EventLog:
 
     def add(self, event: str, progress: Progress, **details: str | int | bool) -> None:
         """Adds an event: start, stop, finish or fail, with where the run is."""
+        self.append(self.line(event, progress, **details))
+
+    def append(self, line: str) -> None:
+        """Adds what `line` has returned."""
+        self.folder.append_line(FILE, line)
+
+    def line(self, event: str, progress: Progress, **details: str | int | bool) -> str:
+        """Returns an event of this moment: one of the above, or save, which is added when the checkpoint is there."""
         place = {"epoch": progress.epoch, "iteration": progress.iteration, "update": progress.update}
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        self.folder.append_line(
-            FILE, json.dumps({"time": time, "event": event, **place, **details}, ensure_ascii=False)
-        )
+        return json.dumps({"time": time, "event": event, **place, **details}, ensure_ascii=False)

@@ -63,7 +63,7 @@ class RejectedImages:
         path = self.folder.path / FILE
         if not path.exists():
             return {}
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
         return {name: reason for name, tab, reason in (line.partition("\t") for line in lines) if tab}
 
 

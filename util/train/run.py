@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from logging import Logger
 from pathlib import Path
@@ -12,11 +12,13 @@ import paddle
 import yaml
 
 from util.data.preprocessing import Preprocessing
+from util.data.workers import describe_workers, remove_leftovers
 from util.distributed import World
 from util.errors import INTERNAL, INTERRUPTED, MismatchError, Stopped, WeightsError
 from util.log import EpochLog
 from util.metrics import Metrics
 from util.options import RunOptions
+from util.processes import note_run_folder
 from util.stop import StopRequest, exit_code_of
 from util.train.checkpoint import TrainState, check_same_settings, check_state
 from util.train.data import Splits
@@ -30,6 +32,7 @@ from util.weights import recognise
 from util.weights.container import Container, read_container
 
 WANDB_ID = "wandb-id.txt"
+WORKERS = ".workers-"  # and the rank: the processes that load its data
 
 
 def describe_run(
@@ -81,10 +84,13 @@ def start_run(
         resume=resume,
         restart=options.restart,
         checkpoint_interval=options.checkpoint_interval,
+        checkpoint_hist=options.checkpoint_hist,
         settings=description["settings"],
         world=world,
         log=log,
     )
+    for path in folder.path.glob(f"{WORKERS}*"):  # the main process has the folder's lock: that run is over
+        remove_leftovers(path.read_text(encoding="utf-8", errors="replace"))
     if container is not None:
         found = container.state["progress"]
         log.info(f"{folder.path}: found epoch {found['epoch']}, update {found['update']}")
@@ -97,6 +103,7 @@ def find_start(
     resume: str | None,
     restart: bool,
     checkpoint_interval: int,
+    checkpoint_hist: int,
     settings: Mapping[str, Any],
     world: World,
     log: Logger,
@@ -105,7 +112,8 @@ def find_start(
 
     resume: a checkpoint's path; `auto` or None continues the newest of the folder, if it holds a run.
     restart: move what is in the folder aside.
-    checkpoint_interval: epochs between numbered checkpoints, should a crash have left one out.
+    checkpoint_interval, checkpoint_hist: epochs between numbered checkpoints, and how many of them stay, should a crash
+        have left one out or one too many.
     Settings that would change the result are refused with a MismatchError.
     Rank 0 decides, the others read what it chose; the folder must be shared between the nodes.
     """
@@ -121,6 +129,7 @@ def find_start(
             log.info(f"moved the earlier run to {place}")
             if path is not None and not path.exists():  # it was in there
                 path = place / path.name
+        note_run_folder(folder.path)
         newest = folder.newest(log)
         if path is None and newest is not None:
             path, container = newest
@@ -136,6 +145,7 @@ def find_start(
             check_same_settings(container.state["settings"], settings, str(path))
             if path is not None:
                 folder.complete(path, progress, checkpoint_interval)
+                folder.prune(checkpoint_hist)
         chosen = None if path is None else str(path)
     chosen = world.gather(chosen)[0]
     return None if chosen is None else read_container(Path(chosen))
@@ -161,6 +171,7 @@ class RunRecorder:
         *,
         options: RunOptions,
         stop: StopRequest,
+        worker_pids: Callable[[], list[int]],
         world: World,
         log: Logger,
     ) -> None:
@@ -168,6 +179,7 @@ class RunRecorder:
         self.state = state
         self.options = options
         self.stop = stop
+        self.worker_pids = worker_pids
         self.description = start.description
         self.world = world
         self.log = log
@@ -178,6 +190,7 @@ class RunRecorder:
         self._clock = SaveClock(options, update=state.progress.update)
         self._saved = None if start.container is None else state.progress.position()
         self._signal = 0  # that all processes have agreed to obey
+        self._workers: list[int] = []
         if world.is_main:
             self.folder.check_space(state.nbytes(), copies=self._copies())
             self.epoch_log.keep_before(state.progress.epoch)
@@ -208,12 +221,25 @@ class RunRecorder:
     def is_due(self) -> bool:
         """Whether to save now; all processes ask between the same two updates, and get the same answer."""
         self._writer.check()
+        self._note_workers()
         due = self.world.is_main and self._clock.is_due(self.state.progress.update)
         self._signal, save = self.world.agree(self.stop.signal, due)
         return bool(self._signal or save)
 
+    def wait_for_data(self) -> None:
+        """Called while a batch is awaited: raises StopWaiting if the run is to stop."""
+        self._note_workers()
+        self.stop.check_waiting()
+
+    def _note_workers(self) -> None:
+        """Notes which processes load data, for the next start to clear up after them if all are killed."""
+        if (pids := self.worker_pids()) != self._workers:
+            self._workers = pids
+            self.folder.write_text(f"{WORKERS}{self.world.rank}", describe_workers(pids))
+
     def stop_if_asked(self) -> None:
         """Saves and ends the run if one of the processes was told to stop; all ask equally often."""
+        self._note_workers()
         (self._signal,) = self.world.agree(self.stop.signal)
         if self._signal:
             self.save()
@@ -249,7 +275,13 @@ class RunRecorder:
             return
         tensors, plain = self.state.tensors() | others, self.state.plain(self.description)
         keep = self.options.checkpoint_hist
-        self._writer.do(lambda: self.folder.save(tensors, plain, stems=stems, keep=keep))
+        event = self.events.line("save", progress)
+
+        def write() -> None:
+            self.folder.save(tensors, plain, stems=stems, keep=keep)
+            self.events.append(event)
+
+        self._writer.do(write)
 
     def finish_epoch(self, trained: EpochResult, tested: Metrics, tested_ema: Metrics | None = None) -> None:
         """Counts the epoch, then writes its line and its checkpoints; a crash between loses nothing."""

@@ -7,18 +7,32 @@ checkpoint-best-ema.safetensors      best top-1 of the averaged weights
 checkpoint-000012345.safetensors     every checkpoint_interval epochs, by update; the last checkpoint_hist are kept
 """
 
-import contextlib
 import fcntl
+import logging
 import os
 import re
-from dataclasses import asdict
+import shutil
+from collections.abc import Mapping, Sequence
 from logging import Logger
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from util.errors import MissingInputError, OutputError, SaveError
-from util.train.progress import BEST, BEST_EMA, LATEST, Progress, stems_of
-from util.weights.container import Container, DamagedFileError, copy_container, peek_state, read_container
+import numpy as np
+
+from util import storage
+from util.errors import MissingInputError, OutputError, SaveError, WeightsError
+from util.train.progress import BEST, BEST_EMA, LATEST, PREVIOUS, Progress, stems_of
+from util.weights.container import (
+    Container,
+    NewerFileError,
+    copy_container,
+    peek_state,
+    read_container,
+    write_container,
+)
+
+Position = tuple[int, int, int, bool]
+NOWHERE: Position = (-1, -1, -1, False)
 
 
 class RunFolder:
@@ -36,24 +50,31 @@ class RunFolder:
         """Makes the folder, checks that it can be written to, and keeps a second run out. OutputError otherwise."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  held for the run's life
+            self._lock = open(self.path / ".lock", "a+", encoding="utf-8", errors="replace")  # noqa: SIM115  held on
+            self._take_lock(self._lock)
+            for leftover in self.path.glob(".tmp-*"):  # of a process that was killed while it wrote
+                if not leftover.is_dir():
+                    storage.unlink(leftover)
+            probe = self.path / f".tmp-probe-{os.getpid()}"  # the lock can be open where no file can be made
+            storage.write_file(probe, [b"x"])
+            storage.unlink(probe)
         except OSError as error:
             raise OutputError(
                 f"{self.path}: cannot be written: {error.strerror}; choose another --output or --experiment"
             ) from None
+
+    def _take_lock(self, lock: IO[str]) -> None:
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # data workers do not inherit it, unlike flock's
-        except OSError:
-            self._lock.seek(0)
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # data workers do not inherit it, unlike flock's
+        except (BlockingIOError, PermissionError):
+            lock.seek(0)
             raise OutputError(
-                f"{self.path}: another run is training here ({self._lock.read().strip() or 'unknown process'}); wait "
+                f"{self.path}: another run is training here ({lock.read().strip() or 'unknown process'}); wait "
                 "for it, or choose another --experiment"
             ) from None
-        self._lock.truncate(0)
-        self._lock.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
-        self._lock.flush()
-        for leftover in self.path.glob(".tmp-*"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
+        lock.flush()
 
     def move_aside(self) -> Path:
         """Renames the folder, which `create` has locked, to the first free `<name>.<n>`, and creates it anew."""
@@ -78,54 +99,135 @@ class RunFolder:
         log = self.path / "log.txt"
         return any(self.path.glob("checkpoint-*")) or (log.exists() and log.read_bytes().count(b"\n") > 1)
 
-    def newest(self, log: Logger) -> tuple[Path, Container] | None:
-        """Returns the verified checkpoint with the highest update, or None in a folder without a run.
+    def save(
+        self, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any], *, stems: Sequence[str], keep: int
+    ) -> None:
+        """Writes a checkpoint, keeps the one before as `previous`, copies it to the other `stems`.
 
-        Damaged ones are renamed to `.damaged` and reported. If none is left, a MissingInputError: a run is never
-        silently started from nothing where there was one.
+        keep: how many numbered checkpoints stay. Whenever this is cut short, a whole checkpoint is left, which `newest`
+        finds, and `complete` makes up for the copies. Raises what `write_container` raises. Only one call at a time.
+        """
+        latest = self.file(LATEST)
+        write_container(latest, tensors, state, previous=self.file(PREVIOUS))
+        for stem in stems:
+            if stem != LATEST:
+                copy_container(latest, self.file(stem))
+        self.prune(keep)
+
+    def check_space(self, checkpoint_bytes: int, *, copies: int) -> None:
+        """Raises an OutputError unless `copies` checkpoints fit on the disk, in place of those that are there.
+
+        copies: the greatest number of files at a time, the one being written among them.
+        """
+        try:
+            free = shutil.disk_usage(self.path).free
+            own = {(found := p.stat()).st_ino: found.st_size for p in self.path.glob("checkpoint-*.safetensors")}
+        except OSError as error:
+            raise OutputError(f"{self.path}: its free space cannot be asked for: {error.strerror}") from None
+        needed, here = copies * checkpoint_bytes, sum(own.values())
+        if free + here < needed:
+            raise OutputError(
+                f"needs {needed / 1e6:.1f} MB for its checkpoints ({copies} of {checkpoint_bytes / 1e6:.1f} MB), "
+                f"{free / 1e6:.1f} MB are free at {self.path}"
+                f"{f' besides {here / 1e6:.1f} MB of its own checkpoints' if here else ''}; make room, keep fewer with "
+                "--checkpoint_hist, or choose another --output"
+            )
+
+    def newest(self, log: Logger) -> tuple[Path, Container] | None:
+        """Returns the verified checkpoint that is furthest, or None in a folder without a run.
+
+        Damaged ones, and what is no checkpoint, are renamed to `.damaged` and reported. If none is left, a
+        MissingInputError: a run is never silently started from nothing where there was one. One of a later version of
+        this project is a WeightsError: going on from an older one would overwrite it.
         """
         if not self.has_run():
             return None
+        stems = [LATEST, PREVIOUS, *(path.stem for path in reversed(self.numbered())), BEST, BEST_EMA]
+        claims = {path: _position(peek_state(path)) for path in map(self.file, stems) if path.exists()}
+        # Headers tell which is furthest, so that only that one is hashed. They can be damaged, too: `latest` and
+        # those that claim nothing are read in any case.
+        doubtful = [path for path, claim in claims.items() if path.stem == LATEST or claim == NOWHERE]
+        rest = sorted((path for path in claims if path not in doubtful), key=claims.__getitem__, reverse=True)
         best: tuple[Path, Container] | None = None
-        for path in [self.file(LATEST), *self.numbered(), self.file(BEST), self.file(BEST_EMA)]:
-            if not path.exists():
-                continue
-            try:
-                container = read_container(path)
-            except DamagedFileError as error:
-                log.warning(f"{error}; kept as {path.name}.damaged")
-                os.replace(path, f"{path}.damaged")
-                continue
-            if best is None or container.state["progress"]["update"] > best[1].state["progress"]["update"]:
+        for path in [*doubtful, *rest]:
+            reached = NOWHERE if best is None else _position(best[1].state)
+            if path in rest and claims[path] <= reached:
+                break
+            container = self._read(path, log)
+            if container is not None and (best is None or _position(container.state) > reached):
                 best = path, container
         if best is None:
             raise MissingInputError(
                 f"{self.path} holds a run but no usable checkpoint; start anew with --restart (the folder is kept "
                 "under another name), or choose another --experiment"
             )
+        if _position(best[1].state) == NOWHERE:
+            raise WeightsError(
+                f"{best[0]}: cannot be continued: it does not say how far a run is; start from it with --pretrained "
+                "and another --experiment"
+            )
         return best
 
+    def _read(self, path: Path, log: Logger) -> Container | None:
+        """Returns a verified checkpoint; None for what is none, which is set aside."""
+        try:
+            if path.is_file():
+                return read_container(path)
+            reason = f"{path}: is not a file"
+        except NewerFileError as error:
+            raise WeightsError(
+                f"{error}; continue with the version of this project that wrote it, or choose another --experiment"
+            ) from None
+        except WeightsError as error:
+            reason = str(error)
+        number, place = 1, Path(f"{path}.damaged")
+        while os.path.lexists(place):
+            number += 1
+            place = Path(f"{path}.damaged.{number}")
+        log.warning(f"{reason}; kept as {place.name}")
+        try:
+            storage.replace(path, place)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be renamed to {place.name}: {error.strerror}") from None
+        return None
+
     def complete(self, source: Path, progress: Progress, interval: int) -> None:
-        """Makes up for the copies of a checkpoint that a crash left out while it was saved."""
+        """Makes up for the copies of a checkpoint that a crash left out while it was saved, `latest` among them."""
         for stem in stems_of(progress, interval):
             path = self.file(stem)
-            if path.resolve() != source.resolve() and (
-                not path.exists() or peek_state(path).get("progress") != asdict(progress)
-            ):
+            if path.resolve() != source.resolve() and (not path.exists() or _progress(peek_state(path)) != progress):
                 copy_container(source, path)
 
     def prune(self, keep: int) -> None:
         """Removes all but the newest `keep` numbered checkpoints."""
         for path in self.numbered()[:-keep]:
-            path.unlink(missing_ok=True)
+            try:
+                storage.unlink(path)
+            except OSError as error:
+                logging.getLogger("run.storage").warning(f"{path}: not removed: {error.strerror}")
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a small file of the run."""
-        beside = self.path / f".tmp-{name}-{os.getpid()}"
         try:
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, self.path / name)
+            storage.write_over(self.path / name, text.encode())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
             raise SaveError(f"{self.path / name}: not written: {error.strerror}") from None
+
+    def append_line(self, name: str, text: str) -> None:
+        """Adds a line to a file of the run, such as events.jsonl, in one write; see `storage.append_line`."""
+        storage.append_line(self.path / name, text)
+
+
+def _progress(state: Any) -> Progress | None:
+    """Returns what a checkpoint's state, also one of an earlier version, says about its progress; None if nothing."""
+    try:
+        return Progress(**state["progress"])
+    except (KeyError, TypeError):
+        return None
+
+
+def _position(state: Any) -> Position:
+    """Returns how far a checkpoint says to be; NOWHERE if it does not say so."""
+    progress = _progress(state)
+    position = NOWHERE if progress is None else progress.position()
+    return position if all(isinstance(number, int) and number >= 0 for number in position) else NOWHERE

@@ -5,7 +5,7 @@ import contextlib
 import paddle
 from paddle import Tensor
 
-from util.distributed import World
+from util.distributed import World, naming_lost_peers
 from util.errors import NonFiniteLossError
 from util.options import OptimOptions, PrecisionOptions
 from util.train.checkpoint import TrainState
@@ -48,7 +48,8 @@ class TrainStep:
             with autocast(self.precision):
                 logits = self.model(images)
             loss = self.loss(logits, targets)
-            self.scaler.scale(loss / group_size).backward()
+            with naming_lost_peers():
+                self.scaler.scale(loss / group_size).backward()
         return loss.detach()
 
     @paddle.no_grad()

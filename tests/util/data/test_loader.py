@@ -39,13 +39,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageList:
 
 
 def _sample(index: int) -> Sample:
-    return np.full((3, 2, 2), index, np.float32), index % 3, index
+    return Sample(np.full((3, 2, 2), index, np.float32), index % 3, index)
 
 
 def test_collate_stacks_the_good_and_lists_the_bad() -> None:
     bad = BadImage("x.jpg", "is empty")
     stacked, labels, indices, found = collate([_sample(4), bad, _sample(2)])
-    np.testing.assert_array_equal(stacked, np.stack([_sample(4)[0], _sample(2)[0]]))
+    np.testing.assert_array_equal(stacked, np.stack([_sample(4).image, _sample(2).image]))
     assert (labels.tolist(), indices.tolist(), found) == ([1, 2], [4, 2], [bad])
     assert (stacked.dtype, labels.dtype, indices.dtype) == (np.float32, np.int64, np.int64)
 
@@ -105,8 +105,8 @@ def test_samples_are_augmented_by_their_key(images: ImageList) -> None:
     for image, label, index in zip(batch, labels, indices, strict=True):
         sample = dataset[(1, int(index), 0)]
         assert not isinstance(sample, BadImage)
-        np.testing.assert_array_equal(image, sample[0])
-        assert label == sample[1] == images.labels[index]
+        np.testing.assert_array_equal(image, sample.image)
+        assert label == sample.label == images.labels[index]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -147,7 +147,7 @@ def test_evaluation_batches_are_the_evaluation_transform(images: ImageList) -> N
     for index, image in enumerate(np.concatenate([batch for batch, *_ in found])):
         sample = dataset[(0, index, 0)]
         assert not isinstance(sample, BadImage)
-        np.testing.assert_array_equal(image, sample[0])
+        np.testing.assert_array_equal(image, sample.image)
 
 
 # --- shared memory
@@ -226,7 +226,15 @@ from util.data.sampler import EvalBatches
 from util.errors import run_script
 
 class Data:
+    class images:
+        def path(index):
+            return f"picture {index}"
+
+    def report_to(self, board, worker):
+        self.board, self.worker = board, worker
+
     def __getitem__(self, key):
+        self.board.busy(self.worker, key[1])
         os.kill(os.getpid(), signal.SIGBUS)  # as a write to a full /dev/shm ends
 
 def main(argv):
@@ -242,6 +250,8 @@ def test_worker_that_dies_is_one_line_and_the_run_can_be_continued() -> None:
         [sys.executable, "-c", CRASH], cwd=root, capture_output=True, text=True, errors="replace", timeout=60
     )
     assert done.returncode == 75
-    assert done.stderr.count("error: a process that loads images broke down") == 1
+    assert done.stderr.count("error: data worker 0 (process ") == 1
+    assert "was killed, which was at picture 0; if nobody did, memory ran out" in done.stderr
+    assert "--no_shared_memory" in done.stderr
     assert "--no_shared_memory" in done.stderr
     assert "internal error" not in done.stderr

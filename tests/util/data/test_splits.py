@@ -1,7 +1,12 @@
 """Which images a data set has: folders, list files, class names, and the faults that are reported."""
 
+import gzip
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +16,15 @@ import pytest
 from PIL import Image
 
 from tests.cifar_files import NAMES_10, pack, write_cifar
+from tests.scripts.run import ROOT
 from tests.trees import write_picture, write_tree
 from util.data.class_names import read_class_names, readable_names
 from util.data.dataset import BadImage, ImageDataset
+from util.data.find_images import find_images
 from util.data.image_list import ImageList, take
+from util.data.list_file import read_list
 from util.data.sampler import TrainBatches
-from util.data.splits import find_images, load_split, read_list, scan_folder
+from util.data.splits import load_split, scan_folder
 from util.data.transforms import eval_transform
 from util.errors import DataError, MismatchError, MissingInputError, UsageError
 
@@ -69,6 +77,100 @@ def test_empty_class_folders_are_named(tmp_path: Path) -> None:
     _touch(tmp_path, "train/a/1.jpg", "train/b/1.txt")
     (tmp_path / "train/c").mkdir()
     with pytest.raises(DataError, match=r"class folders without images .*/train/b, .*/train/c; remove or fill"):
+        load_split(str(tmp_path), "train")
+
+
+def _no_class_folders(root: Path) -> None:
+    (root / "train").mkdir()
+
+
+def _loop(root: Path) -> None:
+    _touch(root, "train/a/1.jpg")
+    (root / "train/loop").symlink_to("..")
+
+
+def _circle(root: Path) -> None:
+    _touch(root, "train/a/1.jpg")
+    (root / "train/b").symlink_to("b")
+
+
+FOLDER_FAULTS: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
+    "empty root": (lambda root: None, MissingInputError, r"/train: no such folder"),
+    "no class folders": (_no_class_folders, DataError, r"/train has no class folders: sort its images into"),
+    "empty class folder": (
+        lambda root: (_touch(root, "train/a/1.jpg") / "train/b").mkdir(),
+        DataError, r"class folders without images .*/train/b; remove or fill",
+    ),
+    "only other files": (
+        lambda root: _touch(root, "train/a/1.jpg", "train/b/1.txt", "train/b/Thumbs.db"),
+        DataError, r"class folders without images .*/train/b; remove or fill",
+    ),
+    "only hidden files": (
+        lambda root: _touch(root, "train/a/1.jpg", "train/b/._1.jpg"), DataError, r"without images .*/train/b;",
+    ),
+    "link to a folder above": (_loop, DataError, r"/train: loop: a link to a folder above it; remove it"),
+    "link in a circle": (_circle, DataError, r"/train: b: a link that leads nowhere; mend or remove it"),
+    "names that differ in case": (
+        lambda root: _touch(root, "train/Dog/1.jpg", "train/dog/1.jpg"),
+        DataError, r"only in case .*: Dog and dog; rename",
+    ),
+    "names that differ in the form of an accent": (
+        lambda root: _touch(root, "train/caf\u00e9/1.jpg", "train/cafe\u0301/1.jpg"), DataError, r"caf.* and caf",
+    ),
+    "name that is not UTF-8": (
+        lambda root: _touch(root, "train/a/1.jpg", "train/\udcff/1.jpg"), DataError, r"not UTF-8: '\\udcff'; rename",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDER_FAULTS)
+def test_fault_of_folders_is_named(name: str, tmp_path: Path) -> None:
+    make, kind, message = FOLDER_FAULTS[name]
+    make(tmp_path)
+    with pytest.raises(kind, match=message) as caught:
+        load_split(str(tmp_path), "train")
+    assert getattr(caught.value, "exit_code", None) == (66 if kind is MissingInputError else 65)
+
+
+FINE_FOLDERS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "one class": (lambda root: _touch(root, "train/a/1.jpg"), ["train/a/1.jpg"]),
+    "nested folders": (
+        lambda root: _touch(root, "train/a/b/c/1.jpg", "train/a/0.jpg"), ["train/a/0.jpg", "train/a/b/c/1.jpg"],
+    ),
+    "hidden files and folders": (
+        lambda root: _touch(root, "train/a/1.jpg", "train/a/._1.jpg", "train/.x/1.jpg", "train/a/.y/1.jpg"),
+        ["train/a/1.jpg"],
+    ),
+    "what macOS adds to archives": (
+        lambda root: _touch(root, "train/a/1.jpg", "train/__MACOSX/a/1.jpg", "train/a/__MACOSX/1.jpg"),
+        ["train/a/1.jpg"],
+    ),
+    "link to itself below a class": (
+        lambda root: (_touch(root, "train/a/1.jpg") / "train/a/loop").symlink_to(".."), ["train/a/1.jpg"],
+    ),
+    "file beside the class folders": (lambda root: _touch(root, "train/a/1.jpg", "train/2.jpg"), ["train/a/1.jpg"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FINE_FOLDERS)
+def test_folders_that_are_odd_and_fine(name: str, tmp_path: Path) -> None:
+    make, paths = FINE_FOLDERS[name]
+    make(tmp_path)
+    images = load_split(str(tmp_path), "train")
+    assert (list(images.paths), images.class_names) == (paths, ["a"])
+
+
+def test_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg")
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if os.fspath(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"/train/b: cannot be read: Permission denied"):
         load_split(str(tmp_path), "train")
 
 
@@ -141,6 +243,9 @@ BAD_LINES: dict[str, tuple[str, str]] = {
     "escape": ("sub/../../c.jpg 1", "the path must stay inside data_dir"),
     "digits of another script": ("a.jpg \u0661", "integer of at least 0, got '\u0661'"),
     "another label": ("./a.jpg 1", "./a.jpg has label 1, but 0 in line 1"),
+    "comment": ("# a comment", "got 'comment' (a list has no comments: remove the line)"),
+    "comment like an image": ("# a.jpg 0", "# a.jpg: no such file (a list has no comments"),
+    "label alone": ("\u00a0 1", "expected `path label`"),
     "null character in the name": ("a\0.jpg 1", "the path has a null character"),
 }
 
@@ -165,7 +270,7 @@ def test_null_character_in_a_folder_name_is_a_fault(data: Path) -> None:
 def test_all_faults_are_counted_and_the_first_ten_told(data: Path) -> None:
     path = data / "list.txt"
     path.write_text("".join(f"gone {i}.jpg 0\n" for i in range(13)))
-    with pytest.raises(DataError, match=r":1: .*:10: .*no such file \(and 3 more\)$"):
+    with pytest.raises(DataError, match=r":1: .*:10: .*no such file \(and 3 more; 13 faults in all\)$"):
         read_list(path, data)
 
 
@@ -176,14 +281,49 @@ def test_empty_list_is_refused(content: bytes, data: Path) -> None:
         read_list(data / "list.txt", data)
 
 
-def test_list_that_is_not_utf8_or_not_there(data: Path) -> None:
-    (data / "list.txt").write_bytes("a.jpg 0\n".encode("utf-16"))
-    with pytest.raises(DataError, match=r"list.txt: not UTF-8"):
+NO_LISTS: dict[str, tuple[bytes, str]] = {
+    "gzip": (gzip.compress(b"a.jpg 0\n"), "compressed by gzip, not a list: unpack it first"),
+    "zip": (b"PK\x03\x04rest", "a zip archive, not a list: unpack it first"),
+    "UTF-16": ("a.jpg 0\n".encode("utf-16"), "UTF-16, not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", NO_LISTS)
+def test_file_that_is_no_list_is_told_by_its_first_bytes(name: str, data: Path) -> None:
+    content, fault = NO_LISTS[name]
+    (data / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match=f"list.txt: {fault}"):
         read_list(data / "list.txt", data)
+
+
+def test_line_that_is_not_utf8_is_reported_with_the_others(data: Path) -> None:
+    (data / "list.txt").write_bytes(b"a.jpg 0\n\xff\xe9.jpg 1\ngone.jpg 1\n")
+    with pytest.raises(DataError, match=r":2: not UTF-8, b'\\xff.*list.txt:3: .*gone.jpg: no such file$"):
+        read_list(data / "list.txt", data)
+
+
+def test_list_that_is_not_there(data: Path) -> None:
     with pytest.raises(MissingInputError, match=r"gone.txt: no such file"):
         read_list(data / "gone.txt", data)
     with pytest.raises(DataError, match=r"/sub: is not a regular file"):
         read_list(data / "sub", data)
+
+
+def test_a_million_lines_are_read_within_seconds_and_half_a_gigabyte(tmp_path: Path) -> None:
+    """In a process of its own, whose largest memory is then the list's; seconds of the processor, 5 at most."""
+    (tmp_path / "a").mkdir()
+    names = [f"a/{i:03d}.jpg" for i in range(1000)]
+    _touch(tmp_path, *names)
+    (tmp_path / "list.txt").write_text("".join(f"{name} {i % 7}\n" for i, name in enumerate(names)) * 1000)
+    code = (
+        "import re, sys, time; from pathlib import Path; from util.data.list_file import read_list\n"
+        "began = time.process_time(); images = read_list(Path(sys.argv[1]) / 'list.txt', Path(sys.argv[1]))\n"
+        "memory = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]\n"
+        "print(len(images), time.process_time() - began, memory)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
+    count, seconds, kilobytes = done.stdout.split()
+    assert (int(count), float(seconds) < 5, int(kilobytes) < 500_000) == (1_000_000, True, True), done.stdout
 
 
 # --- CIFAR
@@ -241,8 +381,8 @@ def test_pixels_of_an_archive_are_samples_like_any(cifar: Path) -> None:
     transform = eval_transform(input_size=16)
     sample = ImageDataset(images, lambda image, rng: transform(image), seed=0)[(0, 7, 0)]
     assert not isinstance(sample, BadImage)
-    np.testing.assert_array_equal(sample[0], transform(Image.fromarray(images.pixels[7])))
-    assert sample[1:] == (images.labels[7], 7)
+    np.testing.assert_array_equal(sample.image, transform(Image.fromarray(images.pixels[7])))
+    assert (sample.label, sample.index) == (images.labels[7], 7)
 
 
 def test_fingerprint_of_files_is_what_checkpoints_have_and_of_pixels_covers_them(cifar: Path) -> None:
@@ -377,8 +517,7 @@ def test_dataset_reads_by_key_and_returns_errors_as_values(tmp_path: Path) -> No
     assert len(dataset) == 3
     sample = dataset[(0, 1, 0)]
     assert not isinstance(sample, BadImage)
-    image, label, index = sample
-    assert (image.shape, label, index) == ((3, 8, 8), 1, 1)
+    assert (sample.image.shape, sample.label, sample.index) == ((3, 8, 8), 1, 1)
     for key in ((0, 1, 0), (1, 1, 0), (0, 1, 1)):
         dataset[key]
     assert draws[0] == draws[1]

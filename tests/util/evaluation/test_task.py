@@ -13,7 +13,7 @@ from util.evaluation.task import Task, agree
 TASK = cast(Task, object())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TwoProcesses(World):
     """This process and another one, which has handed over `other`; counts what this one has handed over."""
 

@@ -1,0 +1,94 @@
+"""train.py with something made slow or broken: `python slowed.py WHAT MARKER ARGUMENTS...`.
+
+As soon as it happens, the file MARKER is there. What is changed is what nobody can wait for otherwise; all else is the
+real script.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from train import main
+from util import runtime
+from util.errors import run_script
+
+
+def after(function: Callable[..., Any], call: Callable[[], None]) -> Callable[..., Any]:
+    """Returns the function with a call before it."""
+
+    def changed(*arguments: Any, **named: Any) -> Any:
+        call()
+        return function(*arguments, **named)
+
+    return changed
+
+
+def slow(marker: Path, seconds: float, *, hits: int = 1) -> Callable[[], None]:
+    """Returns a call that takes so long, and sets the marker at its `hits`-th time."""
+    count = 0
+
+    def call() -> None:
+        nonlocal count
+        count += 1
+        if count >= hits:
+            marker.touch()
+        time.sleep(seconds)
+
+    return call
+
+
+def change(what: str, marker: Path) -> None:
+    """Makes one thing slow or broken. Paddle is imported here, after its threads are set."""
+    runtime.start(1)
+    from util import metrics, storage
+    from util.data.image_list import ImageList
+    from util.train.step import TrainStep
+
+    if what == "step":
+        TrainStep.update = after(TrainStep.update, slow(marker, 0.3, hits=3))  # type: ignore[method-assign]
+    elif what == "save":
+        storage.sync = after(storage.sync, slow(marker, 0.5, hits=3))
+    elif what == "evaluation":
+        metrics.MetricSums.update = after(metrics.MetricSums.update, slow(marker, 0.3))  # type: ignore[method-assign]
+    elif what in ("data", "data once"):
+        image = ImageList.image
+
+        def stuck(self: ImageList, index: int) -> Any:
+            if index == 5 and "train" in self.paths[index] and not (what == "data once" and marker.exists()):
+                marker.touch()
+                time.sleep(1e6)
+            return image(self, index)
+
+        ImageList.image = stuck  # type: ignore[method-assign]
+    elif what.startswith("nan on "):
+        break_loss(marker, rank=int(what[-1]))
+    else:
+        raise SystemExit(f"unknown: {what}")
+
+
+def break_loss(marker: Path, *, rank: int) -> None:
+    """Makes one process's loss NaN in its fourth iteration, as an overflow would: through the images."""
+    import os
+
+    from util.train.step import TrainStep
+
+    accumulate, seen = TrainStep.accumulate, []
+
+    def broken(self: TrainStep, images: Any, targets: Any, **named: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 4 and int(os.environ.get("PADDLE_TRAINER_ID", "0")) == rank:
+            marker.touch()
+            images = images * float("nan")
+        return accumulate(self, images, targets, **named)
+
+    TrainStep.accumulate = broken  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    change(sys.argv[1], Path(sys.argv[2]))
+    del sys.argv[1:3]
+    run_script(main)

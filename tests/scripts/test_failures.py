@@ -1,0 +1,205 @@
+"""What goes wrong in a run is named, ends every process soon, and touches no checkpoint."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.scripts.background import Background, wait_until
+from tests.scripts.run import ROOT, last_error, port, run
+from tests.scripts.same_run import RANDOM, digest, log_lines
+from tests.trees import write_picture, write_tree
+
+SLOW = 3  # a loaded machine's seconds are longer
+SLOWED = ROOT / "tests/scripts/slowed.py"
+ARGUMENTS = ("data", *RANDOM, "--epochs", "2", "--log_interval", "1", "--save_updates", "1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("failures")
+    write_tree(place / "data")
+    return place
+
+
+def last_event(place: Path) -> dict[str, object]:
+    return json.loads((place / "events.jsonl").read_text().splitlines()[-1])
+
+
+def test_a_nan_ends_the_run_with_its_cause_and_touches_no_checkpoint(folder: Path) -> None:
+    command: list[str | Path] = ["nan on 0", folder / "alone.marker", *ARGUMENTS, "--experiment", "alone"]
+    place = folder / "output/train/alone"
+    with Background(*command, cwd=folder, script=SLOWED) as job:
+        assert job.process.wait(60 * SLOW) == 76, job.stderr
+        error = job.stderr.splitlines()[-1]
+    assert error.startswith("error: the loss is nan at epoch 0, iteration 3, update 3 (learning rate ")
+    assert error.count("data/train/n0144") == 4  # the micro-batch's images
+    assert last_event(place)["exit_code"] == 76
+    assert "found epoch 0, update 3" in run("train.py", *ARGUMENTS, "--experiment", "alone", cwd=folder).stderr
+
+
+def test_without_a_nan_the_same_run_ends_well(folder: Path) -> None:
+    command: list[str | Path] = ["nan on 7", folder / "well.marker", *ARGUMENTS, "--experiment", "well"]
+    with Background(*command, cwd=folder, script=SLOWED) as job:
+        assert job.process.wait(60 * SLOW) == 0, job.stderr
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_nan_on_one_of_two_processes_ends_both(folder: Path, tmp_path: Path, rank: int) -> None:
+    """run.sh of a project whose train.py is the slowed one."""
+    name = f"pair{rank}"
+    (tmp_path / "util").symlink_to(ROOT / "util")
+    for link in ("run.sh", "models", "demo"):
+        (tmp_path / link).symlink_to(ROOT / link)
+    (tmp_path / "train.py").write_text(
+        f"import runpy, sys\nsys.argv[1:1] = ['nan on {rank}', '{folder / name}.marker']\n"
+        f"runpy.run_path('{SLOWED}', run_name='__main__')\n"
+    )
+    command: list[str | Path] = ["-g", "2", "-p", port(), *ARGUMENTS, "--batch_size", "2", "--experiment", name]
+    with Background(*command, cwd=folder, script=tmp_path / "run.sh") as job:
+        wait_until((folder / f"{name}.marker").exists, "the NaN")
+        begun = time.monotonic()
+        assert job.process.wait(60 * SLOW) == 76, job.stderr
+        assert time.monotonic() - begun < 10 * SLOW
+        assert job.look() == set()
+        errors = [line for line in job.stderr.splitlines() if line.startswith("error: ")]
+    assert f"the loss is nan on process {rank} at epoch 0, iteration 3" in errors[-1]
+    assert errors[-1].count("data/train/n0144") == 2
+
+
+def test_a_worker_that_hangs_is_named_with_its_file(folder: Path) -> None:
+    command: list[str | Path] = [
+        "data",
+        folder / "hung.marker",
+        *ARGUMENTS,
+        "--num_workers",
+        "2",
+        "--data_timeout",
+        "3",
+    ]
+    with Background(*command, "--experiment", "hung", cwd=folder, script=SLOWED) as job:
+        wait_until((folder / "hung.marker").exists, "stuck")
+        begun = time.monotonic()
+        assert job.process.wait(60 * SLOW) == 75, job.stderr
+        assert time.monotonic() - begun < (3 + 7) * SLOW
+        assert job.look() == set()
+        error = job.stderr.splitlines()[-1]
+    assert "(--data_timeout 3): data worker " in error
+    assert "hangs for 3 s, which was at data/train/n01440764/n01440764 5.JPEG" in error
+    assert last_event(folder / "output/train/hung")["exit_code"] == 75
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGSTOP, "is stopped"), (signal.SIGKILL, "was killed")])
+def test_a_worker_that_is_stopped_or_killed_is_named(folder: Path, number: signal.Signals, word: str) -> None:
+    """The worker is in the middle of an image, at which it hangs here until the signal comes."""
+    name = number.name
+    command: list[str | Path] = [
+        "data",
+        folder / f"{name}.marker",
+        *ARGUMENTS,
+        "--num_workers",
+        "2",
+        "--data_timeout",
+        "3",
+    ]
+    with Background(*command, "--experiment", name, cwd=folder, script=SLOWED) as job:
+        wait_until((folder / f"{name}.marker").exists, "stuck")
+        record = folder / "output/train" / name / ".workers-0"
+        wait_until(record.exists, "its workers on record")
+        workers = json.loads(record.read_text())["workers"]
+        for pid in workers:
+            os.kill(pid, number)
+        assert job.process.wait(60 * SLOW) == 75, job.stderr
+        assert job.look() == set()
+        error = job.stderr.splitlines()[-1]
+    assert word in error
+    assert any(f"(process {pid})" in error for pid in workers)
+    if number == signal.SIGKILL:
+        assert "data/train/n01440764/n01440764 5.JPEG" in error
+
+
+def test_batches_that_killed_workers_left_in_shared_memory_are_removed(folder: Path) -> None:
+    command: list[str | Path] = ["step", folder / "shm.marker", *ARGUMENTS, "--num_workers", "2", "--experiment", "shm"]
+    record = folder / "output/train/shm/.workers-0"
+    with Background(*command, cwd=folder, script=SLOWED) as job:
+        wait_until((folder / "shm.marker").exists, "training")
+        wait_until(record.exists, "its workers on record")
+        workers = json.loads(record.read_text())["workers"]
+        left = lambda: [p for pid in workers for p in Path("/dev/shm").glob(f"paddle_{pid}_*")]  # noqa: E731
+        wait_until(lambda: bool(left()), "batches in shared memory")
+        job.process.kill()
+        job.wait_gone(15 * SLOW)
+    assert left()
+    run("train.py", *ARGUMENTS, "--experiment", "shm", cwd=folder)
+    assert not left()
+
+
+# Images that cannot be read
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("thousand")
+    for label in range(2):
+        for i in range(500):
+            write_picture(place / f"data/train/class{label}/{i:03d}.jpg", seed=500 * label + i, size=(8, 8))
+        write_picture(place / f"data/val/class{label}/0.jpg", seed=label, size=(8, 8))
+    return place
+
+
+SMALL = (
+    "--model", "cvt_nano_32x32", "--batch_size", "50", "--epochs", "1", "--warmup_epochs", "0", "--num_workers", "2",
+    "--input_size", "16",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("bad", "code"), [(1, 0), (5, 65), (50, 65), (1000, 65)])
+def test_one_of_a_thousand_images_may_be_unreadable_and_no_more(thousand: Path, bad: int, code: int) -> None:
+    files = sorted((thousand / "data/train").glob("*/*.jpg"))
+    broken = files[:: len(files) // bad]
+    whole = {path: path.read_bytes() for path in broken}
+    for path in broken:
+        path.write_bytes(whole[path][:-40])
+    try:
+        done = run("train.py", "data", *SMALL, "--experiment", f"bad{bad}", cwd=thousand, code=code)
+    finally:
+        for path, data in whole.items():
+            path.write_bytes(data)
+    lines = (thousand / f"output/train/bad{bad}/bad_images.tsv").read_text().splitlines()
+    listed = [line.split("\t")[0] for line in lines]
+    assert len(set(listed)) == len(listed)
+    assert set(listed) <= {str(path.relative_to(thousand)) for path in broken}
+    if code == 0:
+        assert listed == [str(broken[0].relative_to(thousand))]
+        assert done.stderr.count("another image stands in for it") == 1
+    else:
+        error = last_error(done)
+        assert "--bad_images 0.001 of 1000 allows 1: " in error
+        assert error.count("cannot be decoded") <= 20
+
+
+def test_more_are_allowed_by_name_and_a_resumed_run_is_still_exact(folder: Path, thousand: Path) -> None:
+    """The images that stand in for others are the same ones after a stop in the middle of the epoch."""
+    broken = sorted((thousand / "data/train").glob("*/*.jpg"))[::100]
+    whole = {path: path.read_bytes() for path in broken}
+    for path in broken:
+        path.write_bytes(b"")
+    allowed = ("data", *SMALL, "--bad_images", "0.01", "--log_interval", "1")
+    try:
+        run("train.py", *allowed, "--experiment", "allowed", cwd=thousand)
+        with Background(
+            "step", thousand / "s.marker", *allowed, "--experiment", "again", cwd=thousand, script=SLOWED
+        ) as job:
+            wait_until((thousand / "s.marker").exists, "training")
+            job.process.send_signal(signal.SIGTERM)
+            assert job.process.wait(30 * SLOW) == 143, job.stderr
+        run("train.py", *allowed, "--experiment", "again", "--num_workers", "0", cwd=thousand)
+    finally:
+        for path, data in whole.items():
+            path.write_bytes(data)
+    first, second = (thousand / "output/train" / name for name in ("allowed", "again"))
+    assert log_lines(first) == log_lines(second)
+    assert digest(first / "checkpoint-latest.safetensors") == digest(second / "checkpoint-latest.safetensors")

@@ -1,0 +1,108 @@
+"""A run that is told to stop saves once, completely, and goes on later as if it had never stopped."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.scripts.background import Background, wait_until
+from tests.scripts.run import ROOT, run
+from tests.scripts.same_run import RANDOM, end_of
+from tests.trees import write_tree
+from util.weights.container import read_container
+
+SLOW = 3  # a loaded machine's seconds are longer
+SLOWED = ROOT / "tests/scripts/slowed.py"
+ARGUMENTS = ("data", *RANDOM, "--update_freq", "2", "--epochs", "2", "--log_interval", "1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("stop")
+    write_tree(place / "data")
+    run("train.py", *ARGUMENTS, "--experiment", "whole", cwd=place)
+    return place
+
+
+def started(folder: Path, what: str, name: str, *more: str) -> Background:
+    return Background(
+        what, folder / f"{name}.marker", *ARGUMENTS, "--experiment", name, *more, cwd=folder, script=SLOWED
+    )
+
+
+def wait_for_marker(folder: Path, name: str) -> None:
+    wait_until((folder / f"{name}.marker").exists, "the moment to send a signal")
+
+
+def check_and_continue(folder: Path, name: str, *more: str) -> None:
+    """The run has one whole checkpoint at least, and its continuation ends as the run that nobody stopped."""
+    place = folder / "output/train" / name
+    read_container(place / "checkpoint-latest.safetensors")
+    assert not list(place.glob(".tmp-*"))
+    run("train.py", *ARGUMENTS, "--experiment", name, *more, cwd=folder)
+    assert end_of(place) == end_of(folder / "output/train/whole")
+
+
+@pytest.mark.parametrize(
+    ("what", "workers"), [("step", "0"), ("save", "0"), ("evaluation", "2"), ("data once", "1")],
+    ids=["step", "save", "evaluation", "data"],
+)  # fmt: skip
+def test_sigterm_saves_once_and_ends_with_143(folder: Path, what: str, workers: str) -> None:
+    name = what.replace(" ", "")
+    with started(folder, what, name, "--num_workers", workers, "--save_updates", "1") as job:
+        wait_for_marker(folder, name)
+        job.process.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        assert job.process.wait(timeout=10 * SLOW) == 143, job.stderr
+        assert time.monotonic() - begun < 10 * SLOW
+        assert "a checkpoint is complete" in job.stderr
+        assert "Traceback" not in job.stderr
+        assert job.look() == set()
+    events = [json.loads(line) for line in (folder / "output/train" / name / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events if event["event"] != "save"] == ["start", "stop"]
+    assert events[-1]["signal"] == "SIGTERM"
+    check_and_continue(folder, name, "--num_workers", workers)
+
+
+def test_three_sigterms_to_the_group_within_06_seconds_are_one(folder: Path) -> None:
+    """So does Paddle's launcher; the data workers are in the group."""
+    with started(folder, "step", "three", "--num_workers", "2") as job:
+        wait_for_marker(folder, "three")
+        for _ in range(3):
+            os.killpg(job.pid, signal.SIGTERM)
+            time.sleep(0.2)
+        assert job.process.wait(timeout=10 * SLOW) == 143, job.stderr
+        assert job.stderr.count("SIGTERM: saving") == 1
+        assert job.look() == set()
+    check_and_continue(folder, "three")
+
+
+def test_ctrl_c_saves_and_ends_with_130(folder: Path) -> None:
+    with started(folder, "step", "once", "--num_workers", "2") as job:
+        wait_for_marker(folder, "once")
+        os.killpg(job.pid, signal.SIGINT)
+        assert job.process.wait(timeout=10 * SLOW) == 130, job.stderr
+        assert job.look() == set()
+    check_and_continue(folder, "once")
+
+
+def test_a_second_ctrl_c_ends_at_once_and_harms_nothing(folder: Path) -> None:
+    """In the middle of a save, which is slow here: the checkpoint before it is what is left."""
+    with started(folder, "save", "twice", "--num_workers", "2", "--save_updates", "1") as job:
+        wait_for_marker(folder, "twice")
+        os.killpg(job.pid, signal.SIGINT)
+        wait_until(lambda: "SIGINT: saving" in job.stderr, "heard")
+        os.killpg(job.pid, signal.SIGINT)
+        begun = time.monotonic()
+        assert job.process.wait(timeout=2 * SLOW) == 130, job.stderr
+        assert time.monotonic() - begun < 2 * SLOW
+        wait_until(lambda: job.look() == set(), "without processes", seconds=2 * SLOW)
+    run("train.py", *ARGUMENTS, "--experiment", "twice", cwd=folder)
+    assert end_of(folder / "output/train/twice") == end_of(folder / "output/train/whole")
+
+
+def test_a_finished_run_that_is_started_again_says_so(folder: Path) -> None:
+    assert "this run is finished" in run("train.py", *ARGUMENTS, "--experiment", "whole", cwd=folder).stderr

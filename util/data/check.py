@@ -1,0 +1,306 @@
+"""Decodes every image of a data set once, and writes an index for each split, which training then reads.
+
+    python -m util.data.check DIR [--split train --split val] [--num_workers N] [--output FOLDER]
+    python -m util.data.check DIR --cls_label_path_train LIST --cls_label_path_val LIST
+    python -m util.data.check DIR --verify
+
+DIR/<split>.index.safetensors holds the images, their labels, and each file's size and sha256. Images that cannot be
+read are listed with the reason in <split>.bad_images.tsv beside it, and the exit code is 65. --verify reads all files
+again and names those that have changed. Imports no paddle.
+"""
+
+import argparse
+import contextlib
+import errno
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from util.data.image_list import ImageList
+from util.data.index import FileFacts, check_folders, index_path, read_index, write_index
+from util.data.inspection import FileFact, inspect_files
+from util.data.splits import find_list, load_split
+from util.data.twins import twins_between, twins_within
+from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError, run_script
+from util.log import start_logging
+from util.settings import Parser
+
+MAX_NAMED = 20  # files named on standard error
+MAX_TWINS = 5
+SECONDS_BETWEEN_LINES = 30.0  # of progress, where there is no terminal
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A split, all of whose files have been read."""
+
+    split: str
+    images: ImageList
+    files: FileFacts
+    sizes: np.ndarray  # int64 (N, 2), width and height in pixels; zeros where it cannot be decoded
+
+
+def check_split(images: ImageList, *, split: str, num_workers: int, log: logging.Logger) -> Checked:
+    """Reads and decodes every image of a split."""
+    count = len(images)
+    lengths, digests = np.full(count, -1, np.int64), np.zeros((count, 32), np.uint8)
+    sizes = np.zeros((count, 2), np.int64)
+    reasons: dict[int, str] = {}
+    for index, fact in _with_progress(images, split=split, num_workers=num_workers, decode=True, log=log):
+        lengths[index], digests[index] = fact.size, np.frombuffer(fact.digest, np.uint8)
+        sizes[index] = fact.width, fact.height
+        if fact.reason is not None:
+            reasons[index] = fact.reason
+    return Checked(split, images, FileFacts(lengths, digests, dict(sorted(reasons.items()))), sizes)
+
+
+def _with_progress(
+    images: ImageList, *, split: str, num_workers: int, decode: bool, log: logging.Logger
+) -> Generator[tuple[int, FileFact], None, None]:
+    """Yields what `inspect_files` does, with a bar on a terminal and a line now and then elsewhere."""
+    began = last = time.monotonic()
+    count = len(images)
+    facts = inspect_files(images, num_workers=num_workers, decode=decode)
+    with contextlib.closing(facts), tqdm(total=count, desc=split, unit="image", leave=False, disable=None) as bar:
+        for done, found in enumerate(facts, start=1):
+            bar.update()
+            now = time.monotonic()
+            if bar.disable and now - last > SECONDS_BETWEEN_LINES:
+                last = now
+                log.info(f"{split}: {done:,} of {count:,} images, {done / (now - began):,.0f} a second")
+            yield found
+    seconds = max(time.monotonic() - began, 1e-3)
+    log.info(f"{split}: {count:,} images read in {seconds:,.1f} s, {count / seconds:,.0f} a second")
+
+
+# --- what was found
+
+
+def _summary(checked: Checked) -> str:
+    images, good = checked.images, checked.sizes.all(axis=1)
+    counts = np.bincount(images.labels)
+    counts = counts[counts > 0]
+    text = f"{checked.split}: {len(images):,} images of {len(counts):,} classes"
+    text += f", {counts.min():,} to {counts.max():,} a class"
+    if good.any():
+        sizes = checked.sizes[good]
+        pixels = sizes.prod(axis=1)
+        least, most = sizes[pixels.argmin()], sizes[pixels.argmax()]
+        total = checked.files.sizes.clip(0).sum() / 1e6
+        text += f"; {least[0]} x {least[1]} to {most[0]} x {most[1]} pixels; {total:,.1f} MB"
+    return text
+
+
+def _warn_of_twins(one: Checked, other: Checked, log: logging.Logger) -> None:
+    """Says which files of `other` have the same bytes as one of `one`, which may be the same split."""
+    digests, readable = one.files.digests, np.flatnonzero(one.files.sizes > 0)
+    if one is other:
+        pairs = twins_within(digests, one.images.paths, readable)
+    else:
+        pairs = twins_between(digests, readable, other.files.digests, np.flatnonzero(other.files.sizes > 0))
+    if not pairs:
+        return
+    named = [f"{other.images.paths[j]} = {one.images.paths[i]}" for i, j in pairs[:MAX_TWINS]]
+    contrary = sum(_class_of(one, i) != _class_of(other, j) for i, j in pairs)
+    what = "an earlier one" if one is other else f"one of {one.split}"
+    labels = f", {contrary:,} of them with another label" if contrary else ""
+    more = " and so on" if len(pairs) > MAX_TWINS else ""
+    log.warning(f"{other.split}: {len(pairs):,} images have the same bytes as {what}{labels}: {', '.join(named)}{more}")
+
+
+def _class_of(checked: Checked, index: int) -> str | int:
+    label = int(checked.images.labels[index])
+    return label if checked.images.class_names is None else checked.images.class_names[label]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def write_bad_images(path: Path, checked: Sequence[Checked]) -> int:
+    """Writes a line `path TAB reason` for each image that cannot be used, and returns how many there are.
+
+    Backslash, tab and line breaks are written as \\\\ \\t \\n \\r. Without any the file is removed: an old one would
+    lie.
+    """
+    rows = [(c.images.path(i), reason) for c in checked for i, reason in c.files.reasons.items()]
+    try:
+        if rows:
+            text = "".join(f"{_escaped(name)}\t{_escaped(reason)}\n" for name, reason in rows)
+            path.write_text(text, encoding="utf-8", errors="surrogateescape")
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        kind = SaveError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else OutputError
+        raise kind(f"{path}: cannot be written: {error.strerror}; name another with --bad_list") from None
+    return len(rows)
+
+
+# --- verifying
+
+
+def verify_split(folder: Path, root: Path, split: str, *, num_workers: int, log: logging.Logger) -> list[str]:
+    """Returns `path: what` of each file that is not what it was when its index in `folder` was written."""
+    path = index_path(folder, split)
+    if not path.exists():
+        raise MissingInputError(f"{path}: no such index; write it first: without --verify")
+    index = read_index(path, root)
+    check_folders(index)
+    changed = []
+    for i, fact in _with_progress(index.images, split=split, num_workers=num_workers, decode=False, log=log):
+        if fact.digest != index.files.digests[i].tobytes():
+            changed.append((i, fact.reason or "is not what it was"))
+    return [f"{index.images.path(i)}: {reason}" for i, reason in sorted(changed)]
+
+
+# --- the command
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        prog="python -m util.data.check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("data_dir", metavar="DIR", type=Path, help="the data set, as train.py takes it")
+    add("--split", action="append", metavar="NAME", help="folder under DIR, repeatable (default: train and val)")
+    for split in ("train", "val"):
+        add(f"--cls_label_path_{split}", metavar="LIST", help=f"list file of {split}, as train.py takes it")
+    add("--delimiter", help="what separates path and label in a list file (default: white space)")
+    add("--num_workers", "-j", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one a core)")
+    add("--output", metavar="FOLDER", type=Path, help="where to write the index (default: DIR)")
+    add("--bad_list", metavar="TSV", type=Path, help="file for unreadable images (default: beside the index)")
+    add("--verify", action="store_true", help="compare all files with the index, and write nothing")
+    arguments = parser.parse_args(argv)
+    if not 0 <= arguments.num_workers <= 1024:
+        raise UsageError(f"--num_workers must be in [0, 1024]; got {arguments.num_workers}")
+    if not arguments.data_dir.exists():
+        raise MissingInputError(f"{arguments.data_dir}: no such data folder")
+    return arguments
+
+
+def _splits(arguments: argparse.Namespace) -> list[str]:
+    """Returns the splits to check: those named, else those of train and val that there are."""
+    if arguments.split:
+        return list(dict.fromkeys(arguments.split))
+    root = arguments.data_dir
+    there = {
+        split: (root / split).is_dir() or _list_option(arguments, split) is not None or index_path(root, split).exists()
+        for split in ("train", "val")
+    }
+    found = [split for split, is_there in there.items() if is_there]
+    if not found:
+        raise MissingInputError(f"{root}: has neither train nor val; name its splits with --split")
+    return found
+
+
+def _list_option(arguments: argparse.Namespace, split: str) -> str | None:
+    return getattr(arguments, f"cls_label_path_{split}") if split in ("train", "val") else None
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.NamedTemporaryFile(prefix=".tmp-", dir=folder).close()
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be written: {error.strerror}; --output FOLDER puts the index elsewhere"
+        ) from None
+
+
+def _check_and_write(arguments: argparse.Namespace, split: str, folder: Path, log: logging.Logger) -> Checked:
+    """Checks a split and writes its index."""
+    root, option = arguments.data_dir, _list_option(arguments, split)
+    scanned = time.time_ns()
+    images = load_split(str(root), split, list_path=option, delimiter=arguments.delimiter, use_index=False)
+    if images.pixels is not None:
+        raise UsageError(f"{images.root}: archives of CIFAR are verified when they are read, and need no index")
+    if images.shards is not None:
+        raise UsageError(f"{root}: tar shards of {split} have an index of their own: python -m util.data.shard --help")
+    checked = check_split(images, split=split, num_workers=arguments.num_workers, log=log)
+    path = index_path(folder, split)
+    write_index(
+        path,
+        images,
+        checked.files,
+        split=split,
+        scanned=scanned,
+        listed=find_list(root, split, option),
+        list_option=None if option is None else f"--cls_label_path_{split}",
+        delimiter=arguments.delimiter,
+    )
+    log.info(_summary(checked))
+    log.info(f"{split}: index in {path}")
+    return checked
+
+
+def _name(lines: Sequence[str]) -> None:
+    """Names files on standard error, the first of them."""
+    for line in lines[:MAX_NAMED]:
+        tqdm.write(f"  {line}", file=sys.stderr)
+    if len(lines) > MAX_NAMED:
+        tqdm.write(f"  and {len(lines) - MAX_NAMED:,} more", file=sys.stderr)
+
+
+def _bad_list_path(folder: Path, split: str) -> Path:
+    index = index_path(folder, split)
+    return index.with_name(index.name.replace(".index.safetensors", ".bad_images.tsv"))
+
+
+def _check(arguments: argparse.Namespace, log: logging.Logger) -> None:
+    folder = arguments.output or arguments.data_dir
+    splits = _splits(arguments)
+    _check_writable(folder)
+    found: list[Checked] = []
+    for split in splits:
+        found.append(_check_and_write(arguments, split, folder, log))
+        if arguments.bad_list is None:
+            write_bad_images(_bad_list_path(folder, split), found[-1:])
+    for place, one in enumerate(found):
+        _warn_of_twins(one, one, log)
+        for other in found[place + 1 :]:
+            _warn_of_twins(one, other, log)
+    if arguments.bad_list is not None:
+        write_bad_images(arguments.bad_list, found)
+    bad = [f"{c.images.path(i)}: {reason}" for c in found for i, reason in c.files.reasons.items()]
+    if bad:
+        _name(bad)
+        lists = [_bad_list_path(folder, c.split) for c in found if c.files.reasons]
+        where = arguments.bad_list or " and ".join(map(str, lists))
+        total = sum(len(c.images) for c in found)
+        raise DataError(
+            f"{len(bad):,} of {total:,} images cannot be read, all listed in {where}; repair or remove them, and check "
+            "again"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = _arguments(argv)
+    log = start_logging(is_main=True)
+    if not arguments.verify:
+        _check(arguments, log)
+        return
+    folder = arguments.output or arguments.data_dir
+    changed = [
+        line
+        for split in _splits(arguments)
+        for line in verify_split(folder, arguments.data_dir, split, num_workers=arguments.num_workers, log=log)
+    ]
+    if changed:
+        _name(changed)
+        raise DataError(f"{len(changed):,} files are not what they were when they were checked; restore them")
+    log.info("all files are what they were when they were checked")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,68 @@
+"""Paddle's launcher, with a note of how each of its processes ended. `run.sh` starts it through `util/job.py`.
+
+`paddle.distributed.launch` ends with the exit status of any process, often of one that it killed itself. Here a thread
+writes a line `rank code time` into the file `exits` of the log folder as soon as a process has ended: code as Python's
+subprocess has it, negative for a signal; time in seconds since 1970. The same thread ends everything when the process
+that started the launcher is gone: Paddle's own way, on the SIGTERM that comes then, may take 30 s.
+"""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from util.processes import LAUNCHER_GONE, LAUNCHER_VARIABLE, NOTES_VARIABLE, descendants, send
+
+_LOOK_SECONDS = 0.1
+_ORPHAN_SECONDS = 10.0  # for saving, once the starter is gone
+EXITS = "exits"
+
+
+def main() -> None:
+    os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
+    # Here, after the variables are set: Paddle's launcher copies them when it is made.
+    from paddle.distributed.launch import controllers
+    from paddle.distributed.launch.context import Context
+
+    controller = controllers.init(Context())
+    exits = ExitNotes(controller.pod, Path(os.environ[NOTES_VARIABLE]) / EXITS)
+    threading.Thread(target=exits.watch, daemon=True).start()
+    try:
+        controller.run()
+        controller.finalize()  # exits
+    finally:
+        exits.look()
+
+
+class ExitNotes:
+    """Writes down which process ended when, and how.
+
+    pod: Paddle's; its `containers` are the processes, in the order of their ranks.
+    """
+
+    def __init__(self, pod: Any, path: Path) -> None:
+        self._pod, self._path = pod, path
+        self._known: set[int] = set()
+        self._starter = os.getppid()
+        self._lock = threading.Lock()
+
+    def watch(self) -> None:
+        while os.getppid() == self._starter:
+            self.look()
+            time.sleep(_LOOK_SECONDS)
+        time.sleep(_ORPHAN_SECONDS)
+        for pid in descendants(os.getpid()):
+            send(pid, signal.SIGKILL)
+        os._exit(LAUNCHER_GONE)
+
+    def look(self) -> None:
+        with self._lock:
+            for i, container in enumerate(self._pod.containers):
+                # without a process the code is -1, while it starts or runs it is None
+                if i in self._known or container.status == "uninit" or container.exit_code is None:
+                    continue
+                self._known.add(i)
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(f"{container.env['PADDLE_TRAINER_ID']} {container.exit_code} {time.time():.3f}\n")

@@ -1,0 +1,143 @@
+"""Processes that end with their parent, and who is whose child. Linux only, as the rest of `run.sh`.
+
+A process that is killed cannot tell its children, and a process whose launcher is gone would train on, unseen, with its
+GPU. So each asks the kernel to be told (prctl(2), PR_SET_PDEATHSIG).
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+_LOOK_SECONDS = 0.5
+
+NOTES_VARIABLE = "RUN_ERROR_DIR"  # the folder in which the processes of an attempt leave notes for run.sh
+LAUNCHER_VARIABLE = "RUN_LAUNCHER"  # its process id: what a rank's parent must be
+LAUNCHER_GONE = 75  # exit code of a rank that its launcher left behind: started again, the run continues
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value}) failed")
+
+
+def follow_parent(*, seconds: float = 10.0) -> None:
+    """Lets this process end when its parent, the launcher, dies: SIGTERM first, so that it can save, a hard end later.
+
+    seconds: how long the process may take after SIGTERM; then a thread ends it with exit code 75. That thread needs no
+    help from the main thread, which may wait for ever in a collective operation.
+    Call it once, in the main thread, after SIGTERM has its handler. A parent that died before the call is noticed by
+    its number, which run.sh's launcher leaves in an environment variable; under another launcher the parent of this
+    moment counts, whatever it is (in a container the launcher itself may be process 1).
+    """
+    parent = int(os.environ.get(LAUNCHER_VARIABLE, os.getppid()))
+    _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    threading.Thread(target=_end_after, args=(parent, seconds), name="follow_parent", daemon=True).start()
+    if os.getppid() != parent:  # it died before the kernel was asked
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_after(parent: int, seconds: float) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    time.sleep(seconds)
+    os.write(
+        2,
+        f"error: the launcher (process {parent}) is gone, and this process did not end within {seconds:g} s\n".encode(),
+    )
+    os._exit(LAUNCHER_GONE)
+
+
+def ends_with_parent() -> Callable[[], None]:
+    """Returns what a child of this process runs between fork and exec, to get SIGTERM when this process dies.
+
+    For `subprocess.Popen(preexec_fn=...)`, from a process without other threads.
+    """
+    parent = os.getpid()
+
+    def prepare() -> None:
+        _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(LAUNCHER_GONE)
+
+    return prepare
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of every descendant whose own parent dies, so that none gets lost."""
+    _prctl(_SET_CHILD_SUBREAPER, 1)
+
+
+def children() -> dict[int, list[int]]:
+    """Returns every process's living children, by process id; zombies are not among them."""
+    found: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdecimal():
+            continue
+        try:
+            stat = Path("/proc", entry, "stat").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        state, parent = stat[stat.rindex(b")") + 2 :].split(maxsplit=2)[:2]  # the name before it may hold anything
+        if state not in (b"Z", b"X"):
+            found.setdefault(int(parent), []).append(int(entry))
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Returns the living children of a process, their children, and so on."""
+    tree = children()
+    found, pending = [], [pid]
+    while pending:
+        below = tree.get(pending.pop(), [])
+        found += below
+        pending += below
+    return found
+
+
+def send(pid: int, number: int) -> None:
+    """Sends a signal to a process that may have ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def note_run_folder(folder: Path) -> None:
+    """Tells run.sh which folder this run has opened, and what was in it: what `--restart` asked for is done.
+
+    Call it on one process, once the folder is known and an earlier run was moved aside. Without run.sh it does nothing.
+    """
+    place = os.environ.get(NOTES_VARIABLE)
+    if place is None:
+        return
+    note = {"folder": str(folder.resolve()), "checkpoints": _checkpoints(folder)}
+    temporary = Path(place, f".run_folder.{os.getpid()}")
+    temporary.write_text(json.dumps(note), encoding="utf-8")
+    temporary.replace(Path(place, "run_folder"))
+
+
+def has_new_checkpoint(notes: Path) -> bool | None:
+    """Returns whether an attempt's run has written a checkpoint since `note_run_folder`; None without that note."""
+    try:
+        note = json.loads((notes / "run_folder").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    now = _checkpoints(Path(note["folder"]))
+    return any(note["checkpoints"].get(name) != written for name, written in now.items())
+
+
+def _checkpoints(folder: Path) -> dict[str, int]:
+    """Returns when each checkpoint of a run's folder was written, in ns."""
+    found = {}
+    for path in folder.glob("checkpoint-*.safetensors"):
+        try:
+            found[path.name] = path.stat().st_mtime_ns
+        except FileNotFoundError:  # pruned at this moment
+            continue
+    return found

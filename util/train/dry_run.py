@@ -22,6 +22,7 @@ from util.evaluate import evaluate
 from util.options import RunOptions
 from util.train.checkpoint import TrainState
 from util.train.data import TrainingData
+from util.train.saver import checkpoint_files
 from util.train.schedule import Schedule
 from util.train.step import TrainStep
 
@@ -93,7 +94,7 @@ def dry_run(
     )
     if world.is_main:
         _report(estimate, loss, tested[0].loss, data, epochs, log)
-        copies = 3 + (state.ema is not None) + (run.checkpoint_hist if run.checkpoint_interval else 0)
+        copies = checkpoint_files(run, averaged=state.ema is not None)
         if copies * estimate.checkpoint_mb > estimate.free_disk_mb:
             log.warning(f"the disk has no room for the {copies} checkpoints that the run keeps or is writing at a time")
     return estimate
@@ -107,7 +108,8 @@ def _time_loading(dataset: ImageDataset, batches: TrainBatches | EvalBatches) ->
     started = time.perf_counter()
     images, labels, indices, bad = collate([dataset[key] for key in keys])
     seconds = time.perf_counter() - started
-    refuse_bad_images(bad)
+    if not dataset.substitute:
+        refuse_bad_images(bad)
     return [(paddle.to_tensor(images), paddle.to_tensor(labels), paddle.to_tensor(indices), bad)], seconds
 
 

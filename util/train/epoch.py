@@ -14,10 +14,10 @@ import paddle
 from paddle import Tensor
 from tqdm import tqdm
 
-from util.data.dataset import BadImage
+from util.data.dataset import MAX_SUBSTITUTES, BadImage
 from util.data.sampler import MIXING, MODEL, stream
 from util.distributed import World
-from util.errors import NonFiniteLossError, ResumableError
+from util.errors import DataError, NonFiniteLossError, ResumableError
 from util.stop import StopRequest, StopWaiting
 from util.train.data import TrainingData
 from util.train.progress import Progress
@@ -202,6 +202,7 @@ def train_one_epoch(
         wait = time.perf_counter() - ready
         if bad:
             hooks.rejected(bad)
+            refuse_short_batch(len(labels), data.sampler.batch_size)
         if place.first:
             between_updates()
 
@@ -225,6 +226,15 @@ def train_one_epoch(
         deque(batches, maxlen=0)  # lets the loader see the end of its epoch
     progress.sums = world.gather(asdict(meter.sums))
     return summary(meter.sums, num_batches * data.sampler.batch_size, world)
+
+
+def refuse_short_batch(images: int, batch_size: int) -> None:
+    """Raises a DataError if no readable image was found to stand in for one that is not."""
+    if images < batch_size:
+        raise DataError(
+            f"a batch has {images} readable images of {batch_size}: {MAX_SUBSTITUTES} others in a row could not be "
+            "read, too; most of the training images are broken"
+        )
 
 
 @dataclass(frozen=True)

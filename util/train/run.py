@@ -26,7 +26,7 @@ from util.train.epoch import EpochResult
 from util.train.events import EventLog
 from util.train.progress import BEST, BEST_EMA, Progress, stems_of
 from util.train.run_folder import RunFolder
-from util.train.saver import SaveClock, Writer
+from util.train.saver import SaveClock, Writer, checkpoint_files
 from util.train.tracking import WandbRun
 from util.weights import recognise
 from util.weights.container import Container, read_container
@@ -192,18 +192,14 @@ class RunRecorder:
         self._signal = 0  # that all processes have agreed to obey
         self._workers: list[int] = []
         if world.is_main:
-            self.folder.check_space(state.nbytes(), copies=self._copies())
+            files = checkpoint_files(options, averaged=state.ema is not None)
+            self.folder.check_space(state.nbytes(), copies=files)
             self.epoch_log.keep_before(state.progress.epoch)
             text = yaml.safe_dump(start.config, sort_keys=False, allow_unicode=True, default_flow_style=None)
             self.folder.write_text("args.yaml", text)
             self.events.add_start(state.progress, resumed=start.container is not None, processes=world.size)
             if options.log_wandb:
                 self._start_wandb(start.config)
-
-    def _copies(self) -> int:
-        """How many checkpoints there are at a time: latest, previous, the one being written, the best, the numbered."""
-        numbered = self.options.checkpoint_hist if self.options.checkpoint_interval else 0
-        return 3 + len(self.state.models()) + numbered
 
     def _start_wandb(self, config: Mapping[str, Any]) -> None:
         known = self.folder.path / WANDB_ID  # at once, for a run that is killed before its first checkpoint

@@ -27,6 +27,14 @@ class SaveClock:
         return by_updates or 0 < self.every_seconds <= time.monotonic() - self._time
 
 
+def checkpoint_files(options: RunOptions, *, averaged: bool) -> int:
+    """Returns how many checkpoint files a run has at most: latest, previous, the one being written, the best, numbered.
+
+    averaged: whether there is a best one of averaged weights, too.
+    """
+    return 4 + averaged + (options.checkpoint_hist if options.checkpoint_interval else 0)
+
+
 class Writer:
     """Does one piece of writing at a time, in a thread. What goes wrong in it is raised here, at the next call."""
 

@@ -71,18 +71,51 @@ def test_no_family_imports_another() -> None:
         assert others <= shared, family
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "util.options", "util.settings", "util.prediction", "util.weights", "util.weights.container",
-        "util.data.transforms", "util.data.images", "util.data.dataset", "util.data.sampler", "util.data.cifar",
-        "util.data.split", "util.data.preprocessing", "util.restore", "util.checkpoint", "util.deploy.bundle",
-        "util.deploy.engines", "util.runtime", "util.storage", "util.train.run_folder", "train", "eval", "infer",
-    ],
+WITHOUT_PADDLE = (  # docs/architecture.md names them; packages stand for all that is in them
+    "util.options", "util.settings", "util.errors", "util.runtime", "util.restore", "util.prediction", "util.weights",
+    "util.report", "util.deploy.bundle", "util.deploy.engines", "util.checkpoint", "util.storage", "util.stop",
+    "util.processes", "util.job", "util.outcome", "util.launcher", "util.data", "util.train.progress",
+    "util.train.run_folder", "util.train.saver", "util.train.rejected",
+    "train", "eval", "predict", "export_model", "infer",
 )  # fmt: skip
-def test_imports_without_paddle(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('paddle' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+WITH_PADDLE = {"util.data.loader", "util.data.mixup"}
+
+
+def modules(name: str) -> list[str]:
+    """A module, or all those of a package but what is started with `python -m` and what needs Paddle."""
+    folder = ROOT / name.replace(".", "/")
+    if not folder.is_dir():
+        return [name]
+    found = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in sorted(folder.rglob("*.py"))]
+    return sorted({module.removesuffix(".__init__") for module in found} - WITH_PADDLE - {f"{name}.__main__"})
+
+
+def first_with_paddle(names: list[str]) -> str:
+    """Imports modules one after the other; returns the first one after which Paddle is there, or nothing."""
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    if 'paddle' in sys.modules: sys.exit(print(name))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_imports_without_paddle() -> None:
+    names = [module for name in WITHOUT_PADDLE for module in modules(name)]
+    assert {"util.data.check", "util.data.index", "util.data.shards", "util.weights.container"} <= set(names)
+    assert first_with_paddle(names) == ""
+    assert first_with_paddle(["util.errors", "util.data.mixup"]) == "util.data.mixup"
+
+
+def test_what_run_sh_becomes_needs_the_standard_library_alone() -> None:
+    for name in ("job", "outcome", "processes"):
+        found = reached(ROOT / f"util/{name}.py")
+        assert found <= {"util.outcome", "util.processes", "util.launcher"}
+        # Paddle's launcher is imported by `launcher.main`, in the process that becomes it
+        others = {module for path in (name, *(m[5:] for m in found)) for module in packages(ROOT / f"util/{path}.py")}
+        assert others - {"util", "paddle"} <= set(sys.stdlib_module_names)
 
 
 def test_files_stay_readable() -> None:

@@ -1,9 +1,11 @@
 """The documents: commands that the scripts accept, links that resolve, figures that are the code's."""
 
+import functools
 import itertools
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,8 +35,12 @@ SCRIPTS: dict[str, tuple[type[Settings], str | None]] = {
     "infer.py": (InferSettings, None),
     "util.weights": (ConvertSettings, "source"),
 }
-TOOLS = {"models", "util.checkpoint", "util.data.split"}  # started with `python -m`, with options of their own
-RUN_SH = {"-g", "--gpus", "-t", "--job-type", "-p", "--port", "--nodes", "--rank", "--master"}  # each takes a value
+TOOLS = {  # started with `python -m`, with options of their own
+    "models", "util.checkpoint", "util.data.split", "util.data.check", "util.data.shard", "util.report",
+}  # fmt: skip
+RUN_SH = {  # each takes a value
+    "-g", "--gpus", "-t", "--job-type", "-p", "--port", "--nodes", "--rank", "--master", "--tries", "--pause",
+}  # fmt: skip
 
 
 def text(document: str) -> str:
@@ -54,7 +60,22 @@ def prose(document: str) -> str:
 def commands(document: str) -> list[list[str]]:
     """Every command of every shell block, as words."""
     lines = "".join(blocks(document, "shell")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line) for line in lines if line]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def unknown_tool_options(words: Sequence[str]) -> list[str]:
+    """Returns the options of a tool's command, `python -m TOOL ...`, that its --help does not name."""
+    call = " ".join(words[2:4] if words[2] == "util.checkpoint" else words[2:3])
+    return [word for word in words[3:] if word.startswith("--") and word not in tool_options(call)]
+
+
+@functools.cache
+def tool_options(call: str) -> set[str]:
+    """Returns the options that a tool's --help names; call: its module, and its command if it has several."""
+    shown = subprocess.run(
+        [sys.executable, "-m", *call.split(), "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(re.findall(r"--[\w-]+", shown.stdout))
 
 
 def is_script(words: Sequence[str]) -> bool:
@@ -114,6 +135,10 @@ def test_scripts_know_every_option(document: str, monkeypatch: pytest.MonkeyPatc
     assert len(in_tables) == 7
     for command in in_tables:
         check_command(shlex.split(command))
+    tools = [words for words in commands(document) if words[0] == "python" and not is_script(words)]
+    assert {words[2] for words in tools} >= {"util.data.check", "util.data.shard", "util.report"}
+    assert [words for words in tools if unknown_tool_options(words)] == []
+    assert unknown_tool_options(["python", "-m", "util.report", "RUN", "--output", "a.html", "--out"]) == ["--out"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

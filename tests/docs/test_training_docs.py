@@ -1,8 +1,7 @@
-"""The pages on training, fine-tuning and weights: every setting, every option of the peers, both languages."""
+"""The pages for users: every setting, every option of the peers, commands, links, both languages."""
 
 import re
 import subprocess
-import sys
 import typing
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -10,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.test_readme import RUN_SH, blocks, check_command, commands, is_script, prose, slug, text
+from tests.docs.test_readme import (
+    RUN_SH,
+    blocks,
+    check_command,
+    commands,
+    is_script,
+    prose,
+    slug,
+    text,
+    tool_options,
+    unknown_tool_options,
+)
 from tests.models.test_registry import SIZES
 from train import TrainSettings
 from util.options import GROUPS, ScheduleOptions
@@ -19,7 +29,8 @@ from util.train.schedule import highest_lr
 
 ROOT = Path(__file__).parents[2]
 TRAINING = ("docs/training.md", "docs/training_cn.md")
-PAIRS = (TRAINING, ("docs/finetuning.md", "docs/finetuning_cn.md"), ("docs/weights.md", "docs/weights_cn.md"))
+NAMES = ("training", "finetuning", "weights", "data", "reliability", "multi_node", "report")
+PAIRS = tuple((f"docs/{name}.md", f"docs/{name}_cn.md") for name in NAMES)
 PAGES = [page for pair in PAIRS for page in pair]
 FOREIGN_FLAGS = {"--shm-size"}  # docker's
 
@@ -314,10 +325,8 @@ def test_links_resolve(page: str) -> None:
 def tool_flags(page: str) -> set[str]:
     """The options of the tools that a page starts with `python -m util...`."""
     flags: set[str] = set()
-    for call in set(re.findall(r"python -m (util[\w.]+(?: average)?)", text(page))):
-        command = [sys.executable, "-m", *call.split(), "--help"]
-        shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        flags |= set(re.findall(r"--[\w-]+", shown))
+    for call in set(re.findall(r"python -m (util[\w.]*\w(?: average)?)", text(page))):
+        flags |= tool_options(call)
     return flags
 
 
@@ -342,7 +351,7 @@ def test_every_flag_exists(page: str) -> None:
 def test_commands_can_be_pasted(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # recipes are named relative to it
     found = blocks(page, "shell")
-    assert found
+    assert found or "reliability" in page  # whose commands are in its tables
     others = re.sub(r"^```shell\n.*?^```$", "", text(page), flags=re.M | re.S)
     assert not re.search(r"^(python|bash|pip|make) ", others, re.M), "a command outside a shell block"
     for block in found:
@@ -350,3 +359,5 @@ def test_commands_can_be_pasted(page: str, monkeypatch: pytest.MonkeyPatch) -> N
     for words in commands(page):
         if is_script(words):
             check_command(words)
+        elif words[0] == "python":
+            assert unknown_tool_options(words) == [], words

@@ -4,6 +4,7 @@ As soon as it happens, the file MARKER is there. What is changed is what nobody 
 real script.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def change(what: str, marker: Path) -> None:
 
         def stuck(self: ImageList, index: int) -> Any:
             if index == 5 and "train" in self.paths[index] and not (what == "data once" and marker.exists()):
-                marker.touch()
+                marker.write_text(str(os.getpid()))
                 time.sleep(1e6)
             return image(self, index)
 
@@ -72,8 +73,6 @@ def change(what: str, marker: Path) -> None:
 
 def break_loss(marker: Path, *, rank: int) -> None:
     """Makes one process's loss NaN in its fourth iteration, as an overflow would: through the images."""
-    import os
-
     from util.train.step import TrainStep
 
     accumulate, seen = TrainStep.accumulate, []

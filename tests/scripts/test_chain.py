@@ -52,6 +52,7 @@ def test_run_folder(trained: Path) -> None:
     assert names == {
         "args.yaml", "train.log", "log.txt", "checkpoint-latest.safetensors", "checkpoint-best.safetensors",
         "checkpoint-best-ema.safetensors", "checkpoint-000000002.safetensors", "checkpoint-000000004.safetensors",
+        "checkpoint-previous.safetensors", "events.jsonl",
     }  # fmt: skip
     lines = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1]

@@ -12,6 +12,7 @@ from tests.scripts.background import Background, wait_until
 from tests.scripts.run import ROOT, last_error, port, run
 from tests.scripts.same_run import RANDOM, digest, log_lines
 from tests.trees import write_picture, write_tree
+from util.weights.container import read_container
 
 SLOW = 3  # a loaded machine's seconds are longer
 SLOWED = ROOT / "tests/scripts/slowed.py"
@@ -107,18 +108,15 @@ def test_a_worker_that_is_stopped_or_killed_is_named(folder: Path, number: signa
     ]
     with Background(*command, "--experiment", name, cwd=folder, script=SLOWED) as job:
         wait_until((folder / f"{name}.marker").exists, "stuck")
-        record = folder / "output/train" / name / ".workers-0"
-        wait_until(record.exists, "its workers on record")
-        workers = json.loads(record.read_text())["workers"]
-        for pid in workers:
-            os.kill(pid, number)
+        wait_until(lambda: bool(marker.read_text()), "its process")
+        pid = int(marker.read_text())
+        os.kill(pid, number)
         assert job.process.wait(60 * SLOW) == 75, job.stderr
         assert job.look() == set()
         error = job.stderr.splitlines()[-1]
     assert word in error
-    assert any(f"(process {pid})" in error for pid in workers)
-    if number == signal.SIGKILL:
-        assert "data/train/n01440764/n01440764 5.JPEG" in error
+    assert f"(process {pid})" in error
+    assert "data/train/n01440764/n01440764 5.JPEG" in error
 
 
 def test_batches_that_killed_workers_left_in_shared_memory_are_removed(folder: Path) -> None:
@@ -203,3 +201,22 @@ def test_more_are_allowed_by_name_and_a_resumed_run_is_still_exact(folder: Path,
     first, second = (thousand / "output/train" / name for name in ("allowed", "again"))
     assert log_lines(first) == log_lines(second)
     assert digest(first / "checkpoint-latest.safetensors") == digest(second / "checkpoint-latest.safetensors")
+
+
+# Weights & Biases
+
+
+def test_wandb_goes_on_with_the_same_run_even_when_killed_before_the_first_checkpoint(folder: Path) -> None:
+    command = [*ARGUMENTS, "--log_wandb", "--wandb_project", "p", "--experiment", "wandb", "--save_updates", "0"]
+    place = folder / "output/train/wandb"
+    marker = folder / "wandb.marker"
+    with Background("step", marker, *command, cwd=folder, script=SLOWED, WANDB_MODE="offline") as job:
+        wait_until(marker.exists, "training")
+        job.process.kill()
+        job.wait_gone(15 * SLOW)
+    assert not list(place.glob("checkpoint-*"))
+    run_id = (place / "wandb-id.txt").read_text().strip()
+    run("train.py", *command, cwd=folder)
+    assert read_container(place / "checkpoint-latest.safetensors").state["progress"]["wandb_id"] == run_id
+    assert {path.name.rpartition("-")[2] for path in (place / "wandb").glob("offline-run-*")} == {run_id}
+    assert len(list((place / "wandb").glob("offline-run-*"))) == 2

@@ -141,7 +141,7 @@ def test_the_reason_passes_through_the_launcher_whichever_rank_it_is(folder: Pat
         path.write_bytes(b"")
     arguments = ("--data_dir", "rotten", *TINY, "--epochs", "1", "--experiment", "rotten")
     done = run("run.sh", "-g", "2", "-p", port(), *arguments, cwd=folder, code=65)
-    assert "error: unreadable image rotten/train/" in done.stderr
+    assert "--bad_images 0.001 of 16 allows 0: rotten/train/" in done.stderr
 
 
 ENDLESS = ("--data_dir", "data", *TINY, "--num_workers", "2", "--epochs", "4000")

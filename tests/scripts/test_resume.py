@@ -104,7 +104,7 @@ def test_killed_in_the_middle_of_an_epoch_and_started_again_equals_uninterrupted
 def test_killed_between_two_checkpoints_of_a_save_loses_neither(folder: Path, whole: str) -> None:
     """The crash comes in the second epoch's save, before one of the copies of `latest`."""
     code = (
-        "import os, signal, sys; from util.train import checkpoint as c; copy, seen = c.copy_container, []\n"
+        "import os, signal, sys; from util.train import run_folder as c; copy, seen = c.copy_container, []\n"
         "def crash(*a):\n    seen.append(a) or (len(seen) == 4 and os.kill(os.getpid(), signal.SIGKILL)); copy(*a)\n"
         "c.copy_container = crash; import train; train.main(sys.argv[1:])"
     )

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.scripts.background import Background, wait_until
-from tests.scripts.run import ROOT, run
+from tests.scripts.run import ROOT, port, run
 from tests.scripts.same_run import RANDOM, end_of
 from tests.trees import write_tree
+from util.data import shard
 from util.weights.container import read_container
 
 SLOW = 3  # a loaded machine's seconds are longer
@@ -106,3 +107,25 @@ def test_a_second_ctrl_c_ends_at_once_and_harms_nothing(folder: Path) -> None:
 
 def test_a_finished_run_that_is_started_again_says_so(folder: Path) -> None:
     assert "this run is finished" in run("train.py", *ARGUMENTS, "--experiment", "whole", cwd=folder).stderr
+
+
+@pytest.fixture(scope="module")
+def shards(folder: Path) -> Path:
+    shard.main([str(folder / "data"), "--output", str(folder / "shards"), "--shard_mb", "0.01"])
+    assert len(list((folder / "shards").glob("train-*.tar"))) > 1
+    return folder / "shards"
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_on_tar_shards_goes_on_in_the_middle_of_an_epoch(folder: Path, shards: Path, processes: int) -> None:
+    arguments = ["-g", str(processes), "-p", port(), "--data_dir", "shards", *ARGUMENTS[1:], "--shard_window", "2"]
+    arguments += ["--batch_size", str(4 // processes), "--save_updates", "1"]
+    run("run.sh", *arguments, "--experiment", f"tar{processes}", cwd=folder)
+    stopped = folder / "output/train" / f"tar{processes} again"
+    with Background(*arguments, "--experiment", stopped.name, cwd=folder) as job:
+        wait_until(lambda: (stopped / "checkpoint-previous.safetensors").exists(), "saved twice")
+        job.process.send_signal(signal.SIGTERM)
+        assert job.process.wait(timeout=30 * SLOW) == 143, job.stderr
+    assert read_container(stopped / "checkpoint-latest.safetensors").state["progress"]["iteration"] > 0
+    run("run.sh", *arguments, "--experiment", stopped.name, "--num_workers", "2", cwd=folder)
+    assert end_of(stopped) == end_of(folder / "output/train" / f"tar{processes}")

@@ -97,17 +97,10 @@ def test_a_worker_that_hangs_is_named_with_its_file(folder: Path) -> None:
 def test_a_worker_that_is_stopped_or_killed_is_named(folder: Path, number: signal.Signals, word: str) -> None:
     """The worker is in the middle of an image, at which it hangs here until the signal comes."""
     name = number.name
-    command: list[str | Path] = [
-        "data",
-        folder / f"{name}.marker",
-        *ARGUMENTS,
-        "--num_workers",
-        "2",
-        "--data_timeout",
-        "3",
-    ]
+    marker, short = folder / f"{name}.marker", ("--num_workers", "2", "--data_timeout", "3")
+    command: list[str | Path] = ["data", marker, *ARGUMENTS, *short]
     with Background(*command, "--experiment", name, cwd=folder, script=SLOWED) as job:
-        wait_until((folder / f"{name}.marker").exists, "stuck")
+        wait_until(marker.exists, "stuck")
         wait_until(lambda: bool(marker.read_text()), "its process")
         pid = int(marker.read_text())
         os.kill(pid, number)

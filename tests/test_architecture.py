@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -150,9 +148,11 @@ def test_every_import_is_covered_by_the_requirements() -> None:
     """A fresh environment has what the requirements files name and nothing else."""
     distribution = {"PIL": "Pillow", "yaml": "PyYAML", "paddle": "paddlepaddle"}
     text = "".join((ROOT / f"requirements{name}.txt").read_text() for name in ("", "-cpu", "-dev"))
-    own = {p.stem for p in ROOT.glob("*.py")} | {"models", "util", "demo", "tests", "configs"}
+    own = {p.stem for p in ROOT.glob("*.py")} | {"models", "util", "demo", "bench", "tests", "configs"}
     # what made a golden file ran once, beside the reference implementations
-    places = [p for top in ("models", "util", "demo", "tests") for p in files(top) if not p.match("golden/make_*.py")]
+    places = [
+        p for top in ("models", "util", "demo", "bench", "tests") for p in files(top) if not p.match("golden/make_*.py")
+    ]
     used = set().union(*(packages(p) for p in places))
     for package in sorted(used - own - set(sys.stdlib_module_names)):
         assert distribution.get(package, package) in text, package

@@ -1,6 +1,5 @@
 """A run that is started again continues; nothing is lost, repeated or changed."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,17 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.scripts.run import ROOT, TINY, last_error, run
+from tests.scripts import same_run
+from tests.scripts.run import ROOT, last_error, run
 from tests.trees import write_tree
 from util.weights.container import read_container
 
-# everything random is on: crops, RandAugment, erasing, mixing, dropout, stochastic depth
-RANDOM = (
-    *TINY, "--aa", "rand-m9-mstd0.5-inc1", "--reprob", "0.5", "--mixup", "0.8", "--cutmix", "1", "--drop_rate", "0.1",
-    "--drop_path_rate", "0.2", "--model_ema", "--model_ema_decay", "0.9", "--model_ema_warmup",
-    "--update_freq", "4", "--lr", "1e-3",
-)  # fmt: skip
-TIMES = ("seconds", "images_per_second", "data_wait")
+RANDOM = (*same_run.RANDOM, "--update_freq", "4")
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +35,7 @@ def train(folder: Path, experiment: str, epochs: int, *more: str, code: int = 0)
 
 
 def lines(folder: Path, experiment: str) -> list[dict[str, Any]]:
-    text = (folder / "output/train" / experiment / "log.txt").read_text()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in text.splitlines()]
+    return same_run.log_lines(folder / "output/train" / experiment)
 
 
 def stop_after(folder: Path, experiment: str, whole: str, epochs: int) -> None:

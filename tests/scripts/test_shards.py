@@ -14,6 +14,7 @@ import pytest
 from eval import main as evaluate
 from tests.checkpoints import write_checkpoint
 from tests.scripts.run import ROOT, TINY, run
+from tests.scripts.same_run import log_lines
 from tests.trees import write_tree
 from util.data.shard_files import ShardOrder
 from util.data.splits import load_split
@@ -22,7 +23,6 @@ from util.options import DataOptions, TrainDataOptions
 from util.train.data import load_splits
 
 WNIDS = ["n01440764", "n01440765", "n01440766"]
-TIMES = ("seconds", "images_per_second", "data_wait")
 
 
 def shard(*arguments: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -49,17 +49,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def losses(folder: Path, experiment: str) -> list[dict[str, Any]]:
-    text = (folder / "output/train" / experiment / "log.txt").read_text()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in text.splitlines()]
-
-
 def test_training_from_shards_gives_the_losses_of_the_files_in_their_order(place: Path) -> None:
     options = (*TINY, "--epochs", "1", "--aa", "rand-m9-mstd0.5-inc1", "--mixup", "0.8", "--lr", "1e-3")
     lists = ("--cls_label_path_train", "train.txt", "--cls_label_path_val", "val.txt")
     run("train.py", "data", *options, *lists, "--experiment", "files", cwd=place)
     done = run("train.py", "shards", *options, "--experiment", "shards", cwd=place)
-    assert losses(place, "shards") == losses(place, "files") != []
+    assert log_lines(place / "output/train" / "shards") == log_lines(place / "output/train" / "files") != []
     assert "train: 24 images in " in done.stderr
     assert "by shards/train.shards.safetensors" in done.stderr
 

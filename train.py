@@ -154,6 +154,7 @@ def train(
                 world=world,
             )
             state.finish_training_of_epoch(world)
+            recorder.finish_writing()  # evaluation forks its workers, best from a process that writes nothing
             batches = data.evaluation(recorder.stop_if_asked)
             tested = evaluate(state.models(), batches, world, num_batches=len(data.val_batches))
             recorder.finish_epoch(trained, *tested)

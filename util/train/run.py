@@ -279,6 +279,10 @@ class RunRecorder:
 
         self._writer.do(write)
 
+    def finish_writing(self) -> None:
+        """Waits until the last save is written."""
+        self._writer.wait()
+
     def finish_epoch(self, trained: EpochResult, tested: Metrics, tested_ema: Metrics | None = None) -> None:
         """Counts the epoch, then writes its line and its checkpoints; a crash between loses nothing."""
         progress = self.state.progress

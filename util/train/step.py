@@ -26,7 +26,8 @@ class TrainStep:
     def __init__(
         self, state: TrainState, *, optim: OptimOptions, precision: PrecisionOptions, loss: Loss, world: World
     ) -> None:
-        self.model = paddle.DataParallel(state.model) if world.size > 1 else state.model
+        with naming_lost_peers():  # DataParallel hands the first process's weights to the others
+            self.model = paddle.DataParallel(state.model) if world.size > 1 else state.model
         self.optimizer = state.optimizer
         self.ema = state.ema
         self.scaler = state.scaler

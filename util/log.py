@@ -2,13 +2,14 @@
 
 import json
 import logging
-import os
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from util import storage
 
 NAME = "run"
 
@@ -44,10 +45,20 @@ def start_logging(*, is_main: bool) -> logging.Logger:
 
 
 class _File(logging.FileHandler):
-    """Raises what goes wrong while writing (a full disk); logging's own handlers would print a traceback and go on."""
+    """Says once that a line cannot be written (a full disk) and goes on: the terminal has it, too.
+
+    Logging's own handlers print a traceback each time. What a run must not lose is not written here.
+    """
+
+    _said = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
-        raise  # noqa: PLE0704  called while the exception is handled
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            raise  # noqa: PLE0704  called while the exception is handled
+        if not self._said:
+            self._said = True
+            tqdm.write(f"warning: {self.baseFilename}: lines are missing: {error.strerror}", file=sys.stderr)
 
 
 def log_to_file(logger: logging.Logger, path: Path) -> None:
@@ -68,17 +79,15 @@ class EpochLog:
         if not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 if json.loads(line)["epoch"] < epoch:
                     kept.append(line + "\n")
             except (json.JSONDecodeError, KeyError, TypeError):
                 continue
-        beside = self.path.with_name(f".tmp-{self.path.name}-{os.getpid()}")
-        beside.write_text("".join(kept), encoding="utf-8")
-        os.replace(beside, self.path)
+        text = "".join(kept).encode()
+        storage.retried(lambda: storage.write_over(self.path, text), self.path, size=len(text))
 
     def append(self, values: dict[str, Any]) -> None:
         """Adds a line, in one write."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        storage.append_line(self.path, json.dumps(values))

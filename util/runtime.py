@@ -8,6 +8,7 @@ uses one thread by default.
 import contextlib
 import io
 import os
+import signal
 import sys
 import warnings
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ def start(cpu_threads: int | None = None) -> Runtime:
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # corrupt EXIF and large pictures: decode_image judges itself
     _load_paddle()
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # Paddle's own handler prints the stack of its C++ part
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return Runtime(
         threads=int(threads),
         vendor=vendor,

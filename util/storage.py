@@ -226,21 +226,23 @@ def _reason(path: Path, error: OSError, size: int) -> str:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Adds one line to a file, in one write, so that lines of several processes do not mix; a SaveError if it fails.
+    """Adds one line to a file, in one write, so that lines of several processes do not mix, and syncs it.
 
-    A last line that was cut off when a run was killed is ended first.
+    A last line that was cut off when a run was killed is ended first. Failures are tried again; then a SaveError.
     """
     assert "\n" not in text, text
     line = text.encode("utf-8", "surrogateescape") + b"\n"
+    retried(lambda: _append(path, line), path, size=len(line))
+
+
+def _append(path: Path, line: bytes) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        try:
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = b"\n" + line
-            if write(descriptor, memoryview(line)) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        finally:
-            close(descriptor)
-    except OSError as error:
-        raise SaveError(f"{path}: a line was not written: {error.strerror or error}") from None
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        if write(descriptor, memoryview(line)) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+    finally:
+        close(descriptor)

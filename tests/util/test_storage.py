@@ -185,9 +185,10 @@ def test_a_line_cut_off_by_a_full_disk_is_an_error_and_ended_later(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write", lambda descriptor, data: os.write(descriptor, data[:2]))
-        with pytest.raises(SaveError, match=r"x: a line was not written: No space left on device"):
+        patch.setattr(storage, "PAUSES", (0.0, 0.0))
+        with pytest.raises(SaveError, match=r"x: not saved: No space left on device"):
             storage.append_line(tmp_path / "x", "one")
     storage.append_line(tmp_path / "x", "two")
-    assert (tmp_path / "x").read_bytes() == b"on\ntwo\n"
-    with pytest.raises(SaveError, match=r"a line was not written: No such file"):
+    assert (tmp_path / "x").read_bytes() == b"on\no\no\ntwo\n"  # three tries, each line ended
+    with pytest.raises(SaveError, match=r"x: not saved: No such file"):
         storage.append_line(tmp_path / "gone" / "x", "one")

@@ -138,7 +138,7 @@ def train(
     recorder = RunRecorder(
         start, state, options=settings.run, stop=stop, worker_pids=data.worker_pids, world=world, log=log
     )
-    hooks = EpochHooks(stop=stop, is_due=recorder.is_due, save=recorder.save, rejected=rejected.add)
+    hooks = EpochHooks(stop=stop, due=recorder.due, save=recorder.save, rejected=rejected.add)
     data.on_wait(recorder.wait_for_data)
     stop.listen()
     with recorder.recording_failure(), data.naming_lost_workers():

@@ -2,5 +2,8 @@
 
 from util.stop import StopRequest
 from util.train.epoch import EpochHooks
+from util.train.saver import Due
 
-NOTHING_BETWEEN = EpochHooks(stop=StopRequest(), is_due=lambda: False, save=lambda: None, rejected=lambda images: None)
+NOTHING_BETWEEN = EpochHooks(
+    stop=StopRequest(), due=lambda: Due(look=False, save=False), save=lambda: None, rejected=lambda images: None
+)

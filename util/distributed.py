@@ -10,7 +10,8 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-from util.errors import ResumableError, UsageError
+from util.control import Control, LostPeerError
+from util.errors import UsageError
 from util.processes import follow_parent
 from util.runtime import resolve_device
 
@@ -23,30 +24,39 @@ class World:
 
     rank: int
     size: int
-    control: Any = None  # the group of `agree`; None: the default one
+    control: Control | None = None
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     def agree(self, *numbers: int) -> list[int]:
-        """Returns the largest of what every process says, number by number, each below 2 ** 24.
+        """Returns the largest of what every process says, number by number.
 
-        It goes from host to host and waits for no device, so it can be asked before every update.
+        It goes from host to host, waits for no device and for the other processes as long as they live, so it can be
+        asked before every update.
         """
-        if self.size == 1:
+        if self.control is None:
             return list(numbers)
-        tensor = paddle.to_tensor(np.asarray(numbers, np.float32), place=paddle.CPUPlace())
+        return self.control.largest(list(numbers), is_main=self.is_main)
+
+    def barrier(self) -> None:
+        """Waits for every process, as long as it lives."""
+        self.agree(0)
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """For a collective operation, which gives up on a process that comes late: all begin with it together."""
+        self.barrier()
         with naming_lost_peers():
-            dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.control)
-        return [int(number) for number in tensor.numpy()]
+            yield
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """Returns the element-wise float64 sum of every process's array (same shape everywhere)."""
         if self.size == 1:
             return values.astype(np.float64)
         tensor = paddle.to_tensor(values.astype(np.float64))
-        with naming_lost_peers():
+        with self._together():
             dist.all_reduce(tensor)
         return tensor.numpy()
 
@@ -54,7 +64,7 @@ class World:
         """Returns the element-wise float64 maximum of every process's array (same shape everywhere)."""
         tensor = paddle.to_tensor(values.astype(np.float64))
         if self.size > 1:
-            with naming_lost_peers():
+            with self._together():
                 dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return tensor.numpy()
 
@@ -62,41 +72,37 @@ class World:
         """Replaces each tensor by its mean over the processes, in place."""
         if self.size == 1:
             return
-        for tensor in tensors:
-            with naming_lost_peers():
+        with self._together():
+            for tensor in tensors:
                 dist.all_reduce(tensor)
-            tensor.scale_(1.0 / self.size)
+                tensor.scale_(1.0 / self.size)
 
     def gather(self, value: Any) -> list[Any]:
         """Returns every process's picklable value, by rank. The job's own processes are trusted."""
         if self.size == 1:
             return [value]
         values: list[Any] = []
-        with naming_lost_peers():
+        with self._together():
             dist.all_gather_object(values, value)
         return values
 
-    def barrier(self) -> None:
-        """Waits for every process."""
-        self.agree(0)
-
 
 # what gloo, NCCL and the store through which processes meet say when a peer is gone
-_LOST = ("gloo", "nccl", "connection", "socket", "tcp", "timed out", "timeout", "broken pipe", "peer")
+_LOST = ("gloo", "nccl", "connection", "socket", "tcp", "timed out", "broken pipe")
 
 
 @contextlib.contextmanager
 def naming_lost_peers() -> Iterator[None]:
-    """Turns the errors of a collective operation whose other processes are gone into a ResumableError of one line."""
+    """Turns the errors of a collective operation whose other processes are gone into a LostPeerError of one line."""
     try:
         yield
     except (RuntimeError, OSError) as error:
         text = str(error).strip()
         if not any(word in text.lower() for word in _LOST):
             raise
-        reason = text.splitlines()[-1] if text else type(error).__name__
-        raise ResumableError(
-            f"another process of this job ended, whose own message says why ({reason[:200]})"
+        raise LostPeerError(
+            f"another process of this job ended, or did not answer in time ({text.splitlines()[-1][:200]}); its own "
+            "message says why"
         ) from None
 
 
@@ -119,11 +125,17 @@ def start(device: str) -> tuple[World, list[str]]:
         paddle.device.set_device(device)
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    rank = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
     control = None
     if size > 1:
         follow_parent()
         with naming_lost_peers():
             dist.init_parallel_env()
-            if device != "cpu":
-                control = dist.new_group(backend="gloo")
-    return World(rank=int(os.environ.get("PADDLE_TRAINER_ID", "0")), size=size, control=control), notes
+            control = Control.meet(rank=rank, share=_from_the_main_process)
+    return World(rank=rank, size=size, control=control), notes
+
+
+def _from_the_main_process(value: Any) -> Any:
+    values: list[Any] = []
+    dist.all_gather_object(values, value)
+    return values[0]

@@ -1,5 +1,6 @@
 """Errors that a user can cause, each with the exit code a script ends with."""
 
+import contextlib
 import errno
 import os
 import sys
@@ -97,11 +98,13 @@ def _leave(text: str, code: int) -> NoReturn:
 
     When one process of a job fails, the others break down too, and the launcher reports whichever it sees first.
     """
-    print(text, file=sys.stderr)
     folder, rank = os.environ.get("RUN_ERROR_DIR"), os.environ.get("PADDLE_TRAINER_ID")
     if folder and rank:
-        with open(os.path.join(folder, f"error.{rank}"), "w", encoding="utf-8", errors="replace") as file:
+        place = os.path.join(folder, f"error.{rank}")
+        with contextlib.suppress(OSError), open(place, "w", encoding="utf-8", errors="replace") as file:
             file.write(f"{code}\n{text}\n")
+    with contextlib.suppress(OSError):  # a closed terminal
+        print(text, file=sys.stderr, flush=True)
     sys.exit(code)
 
 

@@ -41,6 +41,11 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 text") from None
 
 
+def as_field(text: str) -> str:
+    """Returns a text as a field of a .tsv file: backslash, tab and ends of lines are written as two characters."""
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
 def check_new_file(output: str, *, suffix: str) -> Path:
     """Returns the path of a file to write, which `--output` names.
 

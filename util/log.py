@@ -1,5 +1,6 @@
 """Logging of a run: the terminal and `train.log` get the same lines, from rank 0 alone."""
 
+import contextlib
 import json
 import logging
 import sys
@@ -27,7 +28,8 @@ class _AboveProgressBar(logging.Handler):
     """Writes to standard error without breaking a progress bar there."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        with contextlib.suppress(OSError):  # a terminal or a pipe that was closed must not end a run
+            tqdm.write(self.format(record), file=sys.stderr)
 
 
 def start_logging(*, is_main: bool) -> logging.Logger:

@@ -43,7 +43,7 @@ def judge(notes: Path, *, code: int, several: bool, asked: int) -> Outcome:
     errors, exits = _read_errors(notes), _read_exits(notes)
     if not several:
         exits = [_Ended(0, code, 0.0, "")] if code < 0 else []
-    found = _judge_stopped(errors, exits, asked) if asked else _judge_failed(errors, exits, code)
+    found = _judge_stopped(errors, exits, asked, code) if asked else _judge_failed(errors, exits, code)
     return found if several else replace(found, said=0 in errors)
 
 
@@ -61,7 +61,7 @@ def _judge_failed(errors: dict[int, _Ended], exits: list[_Ended], code: int) -> 
     return Outcome(code)
 
 
-def _judge_stopped(errors: dict[int, _Ended], exits: list[_Ended], asked: int) -> Outcome:
+def _judge_stopped(errors: dict[int, _Ended], exits: list[_Ended], asked: int, code: int) -> Outcome:
     """The outcome when run.sh was asked to stop: a process that could not save says so, and that counts."""
     stopped = Outcome(INTERRUPTED if asked == signal.SIGINT else TERMINATED, "")
     own = [ended for ended in errors.values() if ended.code not in (*STOPPED, RESUMABLE)]
@@ -80,6 +80,8 @@ def _judge_stopped(errors: dict[int, _Ended], exits: list[_Ended], asked: int) -
     silent = [ended for ended in exits if ended.code == -signal.SIGKILL]
     if silent:
         return _describe_silent(silent[0])
+    if code > 0 and code not in STOPPED and not exits:  # one process alone, which could not even say what is wrong
+        return Outcome(code)
     return stopped
 
 

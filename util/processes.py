@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ LAUNCHER_GONE = 75  # exit code of a rank that its launcher left behind: started
 
 
 def _prctl(option: int, value: int) -> None:
+    if sys.platform != "linux":
+        return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option}, {value}) failed")
@@ -33,9 +36,9 @@ def follow_parent(*, seconds: float = 10.0) -> None:
 
     seconds: how long the process may take after SIGTERM; then a thread ends it with exit code 75. That thread needs no
     help from the main thread, which may wait for ever in a collective operation.
-    Call it once, in the main thread, after SIGTERM has its handler. A parent that died before the call is noticed by
-    its number, which run.sh's launcher leaves in an environment variable; under another launcher the parent of this
-    moment counts, whatever it is (in a container the launcher itself may be process 1).
+    Call it once, in the main thread; until SIGTERM has a handler, it ends the process. A parent that died before the
+    call is noticed by its number, which run.sh's launcher leaves in an environment variable; under another launcher the
+    parent of this moment counts, whatever it is (in a container the launcher itself may be process 1).
     """
     parent = int(os.environ.get(LAUNCHER_VARIABLE, os.getppid()))
     _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
@@ -53,6 +56,11 @@ def _end_after(parent: int, seconds: float) -> None:
         f"error: the launcher (process {parent}) is gone, and this process did not end within {seconds:g} s\n".encode(),
     )
     os._exit(LAUNCHER_GONE)
+
+
+def die_with_parent() -> None:
+    """Lets this process be killed when its parent dies."""
+    _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def ends_with_parent() -> Callable[[], None]:

@@ -225,14 +225,20 @@ def _reason(path: Path, error: OSError, size: int) -> str:
     return f"{reason}; it needs {size / 1e6:.1f} MB"
 
 
-def append_line(path: Path, text: str) -> None:
+def append_line(path: Path, text: str, *, patient: bool = True) -> None:
     """Adds one line to a file, in one write, so that lines of several processes do not mix, and syncs it.
 
-    A last line that was cut off when a run was killed is ended first. Failures are tried again; then a SaveError.
+    A last line that was cut off when a run was killed is ended first. patient: failures are tried again. SaveError.
     """
     assert "\n" not in text, text
     line = text.encode("utf-8", "surrogateescape") + b"\n"
-    retried(lambda: _append(path, line), path, size=len(line))
+    if patient:
+        retried(lambda: _append(path, line), path, size=len(line))
+        return
+    try:
+        _append(path, line)
+    except OSError as error:
+        raise _failure(path, error, len(line)) from None
 
 
 def _append(path: Path, line: bytes) -> None:
@@ -241,7 +247,10 @@ def _append(path: Path, line: bytes) -> None:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
-        if write(descriptor, memoryview(line)) < len(line):
+        written = write(descriptor, memoryview(line))
+        if written < len(line):
+            if os.fstat(descriptor).st_size == size + written:  # nobody has added anything since
+                os.ftruncate(descriptor, size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(descriptor)
     finally:

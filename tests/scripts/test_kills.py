@@ -72,6 +72,7 @@ def check_kills(folder: Path, whole: dict[str, Any], *, workers: int, kills: int
     name = f"kills{workers}-{seed}"
     command = [*ARGUMENTS, "--num_workers", str(workers), "--experiment", name]
     count = killed_until_finished(command, folder=folder, kills=kills, rng=random.Random(seed))
+    print(f"{count} kills, {workers} workers")
     assert count >= kills // 2, f"{count} kills only: the run is too short"
     assert end_of(folder / "output/train" / name) == whole
     assert not list((folder / "output/train" / name).glob(".tmp-*"))
@@ -131,7 +132,7 @@ def check_pair(folder: Path, whole: dict[str, Any], *, victim: str, name: str, s
         wait_until(lambda: log.exists() and log.read_text().count("Epoch: [") >= lines, f"{lines} lines of log")
         time.sleep(rng.uniform(0.0, 0.3))
         os.kill(find_victim(job, victim), signal.SIGKILL)
-        job.wait_gone(15 * 3)
+        print(f"{victim} killed: all gone after {job.wait_gone(15 * 3):.1f} s")
         assert job.process.wait(10) in (75, -9), job.stderr
     run("run.sh", "-p", port(), *PAIR, "--experiment", name, cwd=folder)
     assert end_of(folder / "output/train" / name) == whole

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import util.stop
 from util.stop import StopRequest, StopWaiting, exit_code_of
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -35,16 +35,40 @@ def test_the_first_signal_is_what_counts(stop: StopRequest, number: signal.Signa
     assert exit_code_of(stop.signal) == code
 
 
-def test_a_batch_is_awaited_until_a_signal_came_and_patience_is_over(stop: StopRequest) -> None:
+def test_a_batch_is_awaited_until_a_signal_came_and_patience_is_over(
+    stop: StopRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(util.stop.time, "monotonic", lambda: now)
+    stop.begin_waiting(patience=5.0)
+    now += 50
     stop.check_waiting()
-    stop.patience = 0.3
     os.kill(os.getpid(), signal.SIGTERM)
+    now += 4.9
     stop.check_waiting()
-    time.sleep(0.35)
+    now += 0.1
     with pytest.raises(StopWaiting):
         stop.check_waiting()
-    stop.patience = 60.0
+    stop.begin_waiting(patience=5.0)  # the next batch came, and another one is awaited
+    now += 4.9
     stop.check_waiting()
+    stop.begin_waiting(patience=0.0)
+    with pytest.raises(StopWaiting):
+        stop.check_waiting()
+
+
+def test_the_patience_of_many_batches_has_an_end(stop: StopRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(util.stop.time, "monotonic", lambda: now)
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(19):
+        stop.begin_waiting(patience=5.0)
+        now += 1
+        stop.check_waiting()
+    now += 1
+    stop.begin_waiting(patience=5.0)
+    with pytest.raises(StopWaiting):
+        stop.check_waiting()
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:

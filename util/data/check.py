@@ -30,6 +30,7 @@ from util.data.inspection import FileFact, inspect_files
 from util.data.splits import find_list, load_split
 from util.data.twins import twins_between, twins_within
 from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError, run_script
+from util.files import as_field
 from util.log import start_logging
 from util.settings import Parser
 
@@ -121,10 +122,6 @@ def _class_of(checked: Checked, index: int) -> str | int:
     return label if checked.images.class_names is None else checked.images.class_names[label]
 
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-
-
 def write_bad_images(path: Path, checked: Sequence[Checked]) -> int:
     """Writes a line `path TAB reason` for each image that cannot be used, and returns how many there are.
 
@@ -134,7 +131,7 @@ def write_bad_images(path: Path, checked: Sequence[Checked]) -> int:
     rows = [(c.images.path(i), reason) for c in checked for i, reason in c.files.reasons.items()]
     try:
         if rows:
-            text = "".join(f"{_escaped(name)}\t{_escaped(reason)}\n" for name, reason in rows)
+            text = "".join(f"{as_field(name)}\t{as_field(reason)}\n" for name, reason in rows)
             path.write_text(text, encoding="utf-8", errors="surrogateescape")
         else:
             path.unlink(missing_ok=True)

@@ -1,12 +1,10 @@
 """Batches from a data set: Paddle's DataLoader with own samplers, errors as values, and an end to waiting."""
 
-import ctypes
 import logging
 import math
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +23,7 @@ from util.data.sampler import EvalBatches, TrainBatches
 from util.data.workers import SHARED_MEMORY, Worker, WorkerBoard
 from util.errors import DataError, ResumableError
 from util.log import NAME
+from util.processes import die_with_parent
 
 Batch = tuple[Tensor, Tensor, Tensor, list[BadImage]]  # images (B, C, H, W), labels (B,), indices (B,), bad images
 
@@ -48,15 +47,11 @@ def collate(samples: Sequence[Sample | BadImage]) -> list[Any]:
     return [images, labels, indices, bad]
 
 
-PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
-
-
 def _begin_worker(worker_id: int) -> None:
     """Leaves signals, which reach the whole group, to the parent, and ends with it, however it ends."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     reading = get_worker_info().dataset
     reading.images.report_to(reading.board, worker_id)
 

@@ -191,7 +191,8 @@ class TrainingData:
             check()
             if batch is not None:
                 yield batch
-        deque(batches, maxlen=0)  # lets the loader see the end
+        with contextlib.suppress(StopWaiting):
+            deque(batches, maxlen=0)  # lets the loader see the end
 
     def loaders(self) -> list[SerialLoader]:
         """Returns the loaders of both splits."""

@@ -35,9 +35,17 @@ class EventLog:
         """Adds an event: start, stop, finish or fail, with where the run is."""
         self.append(self.line(event, progress, **details))
 
-    def append(self, line: str) -> None:
-        """Adds what `line` has returned."""
-        self.folder.append_line(FILE, line)
+    def append(self, line: str, *, patient: bool = True) -> None:
+        """Adds what `line` has returned; patient: trying again if that fails."""
+        self.folder.append_line(FILE, line, patient=patient)
+
+    def last_event(self) -> str:
+        """Returns what happened last, as far as it can be read."""
+        try:
+            lines = (self.folder.path / FILE).read_text(encoding="utf-8", errors="replace").split("\n")
+            return str(json.loads(lines[-2])["event"])
+        except (OSError, ValueError, IndexError, KeyError, TypeError):
+            return ""
 
     def line(self, event: str, progress: Progress, **details: str | int | bool) -> str:
         """Returns an event of this moment: one of the above, or save, which is added when the checkpoint is there."""

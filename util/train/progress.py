@@ -19,6 +19,7 @@ class Progress:
     iteration: int = 0
     trained: bool = False  # the epoch's training is complete, its statistics are averaged; its evaluation is missing
     update: int = 0
+    skipped_in_a_row: int = 0  # the last updates, whose gradients overflowed
     sums: list[dict[str, Any]] = field(default_factory=list)  # what each process has added up in this epoch
     best_acc1: float = -1.0
     best_acc1_ema: float = -1.0

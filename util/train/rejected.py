@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from util.data.dataset import BadImage
 from util.errors import DataError
+from util.files import as_field
 from util.log import NAME
 from util.train.run_folder import RunFolder
 
@@ -39,8 +40,8 @@ class RejectedImages:
             return
         listed = self._listed()
         for path, image in new.items():
-            if _escaped(path) not in listed:
-                self.folder.append_line(FILE, f"{_escaped(path)}\t{_escaped(image.reason)}")
+            if as_field(path) not in listed:
+                self.folder.append_line(FILE, f"{as_field(path)}\t{as_field(image.reason)}")
                 logging.getLogger(f"{NAME}.data").warning(
                     f"unreadable: {path}: {image.reason}; another image stands in for it"
                 )
@@ -65,7 +66,3 @@ class RejectedImages:
             return {}
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
         return {name: reason for name, tab, reason in (line.partition("\t") for line in lines) if tab}
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")

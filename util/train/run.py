@@ -11,10 +11,11 @@ from typing import Any
 import paddle
 import yaml
 
+from util.control import LostPeerError
 from util.data.preprocessing import Preprocessing
 from util.data.workers import describe_workers, remove_leftovers
 from util.distributed import World
-from util.errors import INTERNAL, INTERRUPTED, MismatchError, Stopped, WeightsError
+from util.errors import INTERNAL, INTERRUPTED, MismatchError, SaveError, Stopped, WeightsError
 from util.log import EpochLog
 from util.metrics import Metrics
 from util.options import RunOptions
@@ -26,7 +27,7 @@ from util.train.epoch import EpochResult
 from util.train.events import EventLog
 from util.train.progress import BEST, BEST_EMA, Progress, stems_of
 from util.train.run_folder import RunFolder
-from util.train.saver import SaveClock, Writer, checkpoint_files
+from util.train.saver import Due, SaveClock, Writer, checkpoint_files
 from util.train.tracking import WandbRun
 from util.weights import recognise
 from util.weights.container import Container, read_container
@@ -118,6 +119,7 @@ def find_start(
     Rank 0 decides, the others read what it chose; the folder must be shared between the nodes.
     """
     chosen: str | None = None
+    container: Container | None = None
     if world.is_main:
         path = None if resume in (None, "auto") else Path(str(resume))
         if path is not None and recognise(path) != "checkpoint":
@@ -129,7 +131,6 @@ def find_start(
             log.info(f"moved the earlier run to {place}")
             if path is not None and not path.exists():  # it was in there
                 path = place / path.name
-        note_run_folder(folder.path)
         newest = folder.newest(log)
         if path is None and newest is not None:
             path, container = newest
@@ -146,9 +147,12 @@ def find_start(
             if path is not None:
                 folder.complete(path, progress, checkpoint_interval)
                 folder.prune(checkpoint_hist)
+        note_run_folder(folder.path)
         chosen = None if path is None else str(path)
     chosen = world.gather(chosen)[0]
-    return None if chosen is None else read_container(Path(chosen))
+    if world.is_main or chosen is None:
+        return container
+    return read_container(Path(chosen))
 
 
 def forget_missing_best(progress: Progress, folder: RunFolder, log: Logger) -> None:
@@ -214,13 +218,14 @@ class RunRecorder:
         self.folder.write_text(WANDB_ID, self.wandb.run_id + "\n")
         self.state.progress.wandb_id = self.wandb.run_id
 
-    def is_due(self) -> bool:
-        """Whether to save now; all processes ask between the same two updates, and get the same answer."""
+    def due(self) -> Due:
+        """What to do now; all processes ask between the same two updates, and get the same answer."""
         self._writer.check()
         self._note_workers()
-        due = self.world.is_main and self._clock.is_due(self.state.progress.update)
-        self._signal, save = self.world.agree(self.stop.signal, due)
-        return bool(self._signal or save)
+        wanted = self.world.is_main and self._clock.is_due(self.state.progress.update)
+        curious = self.world.is_main and self._clock.is_time_to_look()
+        self._signal, save, look = self.world.agree(self.stop.signal, wanted, curious)
+        return Due(look=bool(self._signal or save or look), save=bool(self._signal or save))
 
     def wait_for_data(self) -> None:
         """Called while a batch is awaited: raises StopWaiting if the run is to stop."""
@@ -338,8 +343,15 @@ class RunRecorder:
         except Stopped:
             raise
         except BaseException as error:
-            if self.world.is_main:
-                code = getattr(error, "exit_code", INTERRUPTED if isinstance(error, KeyboardInterrupt) else INTERNAL)
-                with contextlib.suppress(OSError):  # the disk may be full; the error itself is what counts
-                    self.events.add("fail", self.state.progress, exit_code=code, reason=str(error) or repr(error))
+            self._record_failure(error)
             raise
+
+    def _record_failure(self, error: BaseException) -> None:
+        """Every process says what went wrong with it; the main one not, that it lost another which has said so."""
+        if isinstance(error, LostPeerError) and (not self.world.is_main or self.events.last_event() == "fail"):
+            return
+        code = getattr(error, "exit_code", INTERRUPTED if isinstance(error, KeyboardInterrupt) else INTERNAL)
+        reason = str(error) or repr(error)
+        line = self.events.line("fail", self.state.progress, rank=self.world.rank, exit_code=code, reason=reason)
+        with contextlib.suppress(OSError, SaveError):  # the disk may be full; the error itself is what counts
+            self.events.append(line, patient=False)

@@ -213,9 +213,9 @@ class RunFolder:
         except OSError as error:
             raise SaveError(f"{self.path / name}: not written: {error.strerror}") from None
 
-    def append_line(self, name: str, text: str) -> None:
+    def append_line(self, name: str, text: str, *, patient: bool = True) -> None:
         """Adds a line to a file of the run, such as events.jsonl, in one write; see `storage.append_line`."""
-        storage.append_line(self.path / name, text)
+        storage.append_line(self.path / name, text, patient=patient)
 
 
 def _progress(state: Any) -> Progress | None:

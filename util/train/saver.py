@@ -3,8 +3,19 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from util.options import RunOptions
+
+LOOK_SECONDS = 5.0  # between two looks at the losses, for which the device is waited for
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be done between two updates: look whether losses are finite; save, and perhaps end the run."""
+
+    look: bool
+    save: bool
 
 
 class SaveClock:
@@ -14,6 +25,15 @@ class SaveClock:
         self.every_updates = options.save_updates
         self.every_seconds = 60 * options.save_minutes
         self.saved(update)
+        self._looked = time.monotonic()
+
+    def is_time_to_look(self) -> bool:
+        """Whether the last look at the losses is long ago; if so, this is one."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return False
+        self._looked = now
+        return True
 
     def saved(self, update: int) -> None:
         """Takes note of a save."""

@@ -26,7 +26,9 @@ class TrainStep:
     def __init__(
         self, state: TrainState, *, optim: OptimOptions, precision: PrecisionOptions, loss: Loss, world: World
     ) -> None:
-        with naming_lost_peers():  # DataParallel hands the first process's weights to the others
+        world.barrier()  # DataParallel hands the first process's weights to the others
+        self.collective = naming_lost_peers if world.size > 1 else contextlib.nullcontext
+        with self.collective():
             self.model = paddle.DataParallel(state.model) if world.size > 1 else state.model
         self.optimizer = state.optimizer
         self.ema = state.ema
@@ -35,7 +37,7 @@ class TrainStep:
         self.update_freq = optim.update_freq
         self.precision = precision
         self.parameters = [p for p in state.model.parameters() if not p.stop_gradient]
-        self._skipped_in_a_row = 0
+        self.progress = state.progress
         limit = optim.clip_grad
         self.clip = None if limit is None else make_clip(state.model, mode=optim.clip_mode, limit=limit)
 
@@ -49,7 +51,7 @@ class TrainStep:
             with autocast(self.precision):
                 logits = self.model(images)
             loss = self.loss(logits, targets)
-            with naming_lost_peers():
+            with self.collective():
                 self.scaler.scale(loss / group_size).backward()
         return loss.detach()
 
@@ -73,7 +75,7 @@ class TrainStep:
         if skipped(self.scaler):
             self._count_skipped(past_updates)
         else:
-            self._skipped_in_a_row = 0
+            self.progress.skipped_in_a_row = 0
             if self.ema is not None:
                 self.ema.update(past_updates)
         return norm
@@ -83,8 +85,8 @@ class TrainStep:
         return float(self.scaler.state_dict()["scale"].item()) if self.scaler.is_enable() else 1.0
 
     def _count_skipped(self, past_updates: int) -> None:
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= MAX_SKIPPED:
+        self.progress.skipped_in_a_row += 1
+        if self.progress.skipped_in_a_row >= MAX_SKIPPED:
             raise NonFiniteLossError(
                 f"the gradient overflowed in {MAX_SKIPPED} updates in a row, up to update {past_updates} (loss scale "
                 f"{self.loss_scale():g}); nothing was saved since the last checkpoint. Use --amp_dtype bfloat16, a "

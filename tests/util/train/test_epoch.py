@@ -25,6 +25,7 @@ class Step:
 
     model = nn.Identity()
     update_freq = 2
+    scaler = paddle.amp.GradScaler(enable=False)
 
     def __init__(self) -> None:
         self.groups: list[tuple[int, bool]] = []

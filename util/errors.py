@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 
 class UserError(ValueError):
@@ -103,8 +103,7 @@ def _leave(text: str, code: int) -> NoReturn:
         place = os.path.join(folder, f"error.{rank}")
         with contextlib.suppress(OSError), open(place, "w", encoding="utf-8", errors="replace") as file:
             file.write(f"{code}\n{text}\n")
-    with contextlib.suppress(OSError):  # a closed terminal
-        print(text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -114,11 +113,32 @@ def _exit_internal() -> NoReturn:
     _report("internal error; please report it with the lines above", INTERNAL)
 
 
+class _Forgiving:
+    """Standard error, whose loss (a closed terminal, a full disk, a reader that went away) must not end a script."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
     """Runs a script's `main` and exits: user errors become one line on standard error and their exit code.
 
     A user error is any ValueError with an `exit_code`: `models`, which does not import this module, can raise one too.
     """
+    stream = open(os.devnull, "w", encoding="utf-8") if sys.stderr is None else sys.stderr  # noqa: SIM115
+    sys.stderr = _Forgiving(stream)
     try:
         main(None)
         if sys.stdout is not None:

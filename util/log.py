@@ -76,20 +76,34 @@ class EpochLog:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def keep_before(self, epoch: int) -> None:
-        """Drops the lines of `epoch` and later ones (and a torn last line): a resumed run writes them again."""
+    def keep_before(self, epoch: int) -> list[int]:
+        """Drops the lines of `epoch` and later ones, and a torn last line: a resumed run writes them again.
+
+        Returns the numbers of other lines that are damaged, and are left out, too.
+        """
         if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            try:
-                if json.loads(line)["epoch"] < epoch:
-                    kept.append(line + "\n")
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
+            return []
+        kept, damaged = [], []
+        *lines, _ = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        for number, line in enumerate(lines, start=1):
+            found = _epoch_of(line)
+            if found is None:
+                damaged.append(number)
+            elif found < epoch:
+                kept.append(line + "\n")
         text = "".join(kept).encode()
         storage.retried(lambda: storage.write_over(self.path, text), self.path, size=len(text))
+        return damaged
 
     def append(self, values: dict[str, Any]) -> None:
         """Adds a line, in one write."""
         storage.append_line(self.path, json.dumps(values))
+
+
+def _epoch_of(line: str) -> int | None:
+    """Returns the epoch of a line of log.txt; None if it is damaged."""
+    try:
+        epoch = json.loads(line)["epoch"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return epoch if isinstance(epoch, int) else None

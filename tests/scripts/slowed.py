@@ -6,6 +6,7 @@ real script.
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,20 @@ def slow(marker: Path, seconds: float, *, hits: int = 1) -> Callable[[], None]:
     return call
 
 
+def late(marker: Path, *, hits: int) -> Callable[[], None]:
+    """Returns a call that takes 40 s, once."""
+    count = 0
+
+    def call() -> None:
+        nonlocal count
+        count += 1
+        if count == hits:
+            marker.touch()
+            time.sleep(40)
+
+    return call
+
+
 def change(what: str, marker: Path) -> None:
     """Makes one thing slow or broken. Paddle is imported here, after its threads are set."""
     runtime.start(1)
@@ -52,9 +67,15 @@ def change(what: str, marker: Path) -> None:
     if what == "step":
         TrainStep.update = after(TrainStep.update, slow(marker, 0.3, hits=3))  # type: ignore[method-assign]
     elif what == "save":
-        storage.sync = after(storage.sync, slow(marker, 0.5, hits=3))
+        wait = slow(marker, 0.5, hits=3)
+        storage.sync = after(storage.sync, lambda: wait() if threading.current_thread().name == "checkpoint" else None)
     elif what == "evaluation":
         metrics.MetricSums.update = after(metrics.MetricSums.update, slow(marker, 0.3))  # type: ignore[method-assign]
+    elif what == "slow data":
+        ImageList.image = after(ImageList.image, slow(marker, 0.33, hits=6))  # type: ignore[method-assign]
+    elif what.startswith("late on "):
+        if os.environ.get("PADDLE_TRAINER_ID", "0") == what[-1]:  # in the middle of the second update
+            ImageList.image = after(ImageList.image, late(marker, hits=7))  # type: ignore[method-assign]
     elif what in ("data", "data once"):
         image = ImageList.image
 

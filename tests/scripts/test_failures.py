@@ -213,3 +213,78 @@ def test_wandb_goes_on_with_the_same_run_even_when_killed_before_the_first_check
     assert read_container(place / "checkpoint-latest.safetensors").state["progress"]["wandb_id"] == run_id
     assert {path.name.rpartition("-")[2] for path in (place / "wandb").glob("offline-run-*")} == {run_id}
     assert len(list((place / "wandb").glob("offline-run-*"))) == 2
+
+
+# What is done to the run's folder
+
+
+def test_a_folder_that_another_run_has_taken_is_left_alone(folder: Path) -> None:
+    """The folder is moved away while the run trains, and another run begins there."""
+    place = folder / "output/train/taken"
+    first = [*ARGUMENTS, "--save_updates", "0", "--experiment", "taken"]
+    with Background("step", folder / "taken.marker", *first, cwd=folder, script=SLOWED) as job:
+        wait_until((folder / "taken.marker").exists, "training")
+        place.rename(folder / "output/train/old")
+        run("train.py", *first, "--seed", "7", cwd=folder)
+        written = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
+        assert job.process.wait(60 * SLOW) == 74, job.stderr
+        assert "it was moved or removed while this run was training" in job.stderr.splitlines()[-1]
+    written.pop("events.jsonl")
+    assert written == {name: (place / name).read_bytes() for name in written}
+
+
+def test_a_damaged_line_of_the_log_is_named(folder: Path) -> None:
+    run("train.py", *ARGUMENTS, "--experiment", "line", cwd=folder)
+    place = folder / "output/train/line"
+    log = place / "log.txt"
+    first, _ = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"\xff" + first + b"[" * 100_000 + b"\ntorn")
+    (place / "checkpoint-latest.safetensors").unlink()
+    done = run("train.py", *ARGUMENTS, "--experiment", "line", cwd=folder)
+    assert "log.txt: line 1 was damaged; it is left out" in done.stderr
+    assert "log.txt: line 2 was damaged; it is left out" in done.stderr
+    assert "line 3" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["log.txt", "train.log", "events.jsonl", ".workers-0", "args.yaml"])
+@pytest.mark.parametrize("kind", ["fifo", "folder", "loop"])
+def test_what_is_no_file_in_a_file_s_place_is_one_line(folder: Path, name: str, kind: str) -> None:
+    place = folder / "output/train" / f"irregular{kind}{name}"
+    place.mkdir(parents=True)
+    path = place / name
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(name)
+    error = last_error(run("train.py", *ARGUMENTS, "--experiment", place.name, cwd=folder, code=73, timeout=60))
+    assert f"{name}: is not a regular file" in error
+
+
+def test_the_process_that_failed_is_the_one_in_the_events(folder: Path) -> None:
+    """Rank 1 finds an unreadable image; rank 0 only loses its peer."""
+    write_tree(folder / "rotten", num_classes=2)
+    for path in sorted((folder / "rotten/train").rglob("*.JPEG")):
+        if path.name.endswith(("1.JPEG", "3.JPEG")):
+            path.write_bytes(b"")
+    arguments = ["--data_dir", "rotten", *ARGUMENTS[1:], "--batch_size", "2", "--experiment", "rotten"]
+    run("run.sh", "-g", "2", "-p", port(), *arguments, cwd=folder, code=65)
+    event = last_event(folder / "output/train/rotten")
+    assert (event["event"], event["exit_code"]) == ("fail", 65)
+    assert "unreadable training images" in str(event["reason"])
+
+
+@pytest.mark.slow
+def test_a_process_that_is_late_by_far_is_waited_for(folder: Path, tmp_path: Path) -> None:
+    """Gloo alone gives up after 30 s."""
+    for link in ("run.sh", "models", "demo", "util"):
+        (tmp_path / link).symlink_to(ROOT / link)
+    (tmp_path / "train.py").write_text(
+        f"import runpy, sys\nsys.argv[1:1] = ['late on 1', '{folder / 'late'}.marker']\n"
+        f"runpy.run_path('{SLOWED}', run_name='__main__')\n"
+    )
+    command = ["-g", "2", "-p", port(), *ARGUMENTS, "--update_freq", "2", "--batch_size", "2", "--experiment", "late"]
+    with Background(*command, cwd=folder, script=tmp_path / "run.sh") as job:
+        assert job.process.wait(150 * SLOW) == 0, job.stderr
+    assert (folder / "late.marker").exists()

@@ -2,7 +2,10 @@
 
 import json
 import os
+import pty
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -131,3 +134,50 @@ def test_a_run_on_tar_shards_goes_on_in_the_middle_of_an_epoch(folder: Path, sha
     assert read_container(stopped / "checkpoint-latest.safetensors").state["progress"]["iteration"] > 0
     run("run.sh", *arguments, "--experiment", stopped.name, "--num_workers", "2", cwd=folder)
     assert end_of(stopped) == end_of(folder / "output/train" / f"tar{processes}")
+
+
+@pytest.mark.parametrize("through", ["train.py", "run.sh"])
+def test_a_closed_terminal_saves_and_ends_with_143(folder: Path, through: str) -> None:
+    """A real terminal: every write to it fails once it is closed, that of the signal's handler, too."""
+    name = f"hup {through}"
+    command = [*ARGUMENTS, "--epochs", "40", "--experiment", name, "--save_minutes", "0"]
+    program = [sys.executable, str(ROOT / "train.py")] if through == "train.py" else ["bash", str(ROOT / "run.sh")]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(folder)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        os.execvpe(program[0], [*program, *command], os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable})
+    seen = b""
+    while seen.count(b"Epoch: [") < 3:
+        seen += os.read(terminal, 4096)
+    os.close(terminal)
+    deadline = time.monotonic() + 20 * SLOW
+    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert os.waitstatus_to_exitcode(ended[1]) == 143
+    place = folder / "output/train" / name
+    assert json.loads((place / "events.jsonl").read_text().splitlines()[-1])["event"] == "stop"
+    assert read_container(place / "checkpoint-latest.safetensors").state["progress"]["update"] > 0
+
+
+@pytest.mark.parametrize("where", ["2>&1 | head -n 1", "2>/dev/full", "2>&-"])
+def test_a_standard_error_that_cannot_be_written_does_not_end_a_run(folder: Path, where: str) -> None:
+    name = f"deaf{len(where)}"
+    command = f"set -o pipefail; {sys.executable} {ROOT / 'train.py'} {' '.join(ARGUMENTS)} --experiment {name} {where}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120
+    )
+    assert done.returncode == 0
+    assert end_of(folder / "output/train" / name) == end_of(folder / "output/train/whole")
+
+
+def test_slow_data_within_an_update_is_waited_for(folder: Path) -> None:
+    """Each image takes a third of a second, an update four: longer than a stopped run waits for a single batch."""
+    more = ("--num_workers", "1", "--update_freq", "4", "--experiment", "slow data", "--epochs", "2")
+    with Background("slow data", folder / "slow.marker", *ARGUMENTS, *more, cwd=folder, script=SLOWED) as job:
+        wait_for_marker(folder, "slow")
+        job.process.send_signal(signal.SIGTERM)
+        assert job.process.wait(timeout=20 * SLOW) == 143, job.stderr
+    progress = read_container(folder / "output/train/slow data/checkpoint-latest.safetensors").state["progress"]
+    assert progress["iteration"] == 4

@@ -138,7 +138,7 @@ class WorkerLoader(SerialLoader):
         first = None
         if not (self._started and self._persistent):
             self.board.clear()
-            first = iter(self._loader)  # forks, which belongs into the main thread
+            first = self._fork()
             for number, process in enumerate(first._workers):
                 self.board.enter(number, process.pid)
             self._started = True
@@ -161,6 +161,16 @@ class WorkerLoader(SerialLoader):
             raise
         finally:
             requests.put(False)
+
+    def _fork(self) -> Any:
+        """Returns the loader's iterator, which starts the workers: forks, which belongs into the main thread."""
+        try:
+            return iter(self._loader)
+        except OSError as error:
+            raise ResumableError(
+                f"the processes that load data cannot be started: {error.strerror} (is {SHARED_MEMORY} full?); free "
+                "memory there, or use --num_workers 0"
+            ) from None
 
     def _await(self, answers: "queue.SimpleQueue[Any]") -> Any:
         started = time.monotonic()

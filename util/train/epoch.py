@@ -201,12 +201,12 @@ def summary(sums: EpochSums, images: int, world: World) -> EpochResult:
 def refuse_non_finite(meter: Meter, step: TrainStep, data: TrainingData, progress: Progress, world: World) -> None:
     """Absorbs what the device has computed; a loss that is NaN or infinite raises on every process, with its cause.
 
-    The gradient carries it to all processes with the next update, so the first one to see it is the one that counts.
+    The gradient carries it to all processes, so what counts is the first loss, then the first gradient.
     """
     broken = meter.absorb()
     if not any(world.agree(broken is not None)):
         return
-    found: tuple[int, int, str] | None = None
+    found: tuple[int, bool, int, str] | None = None
     if broken is not None:
         iteration = broken.iteration
         names = [data.splits.train.path(int(i)) for i in iteration.indices.numpy()]
@@ -220,8 +220,8 @@ def refuse_non_finite(meter: Meter, step: TrainStep, data: TrainingData, progres
             f"rate {iteration.lr:g}{scale}), with the images {listed}; nothing was saved since the last checkpoint. "
             "Lower --lr, warm up longer, or clip with --clip_grad 1"
         )
-        found = iteration.number, world.rank, text
-    raise NonFiniteLossError(min(seen for seen in world.gather(found) if seen is not None)[2])
+        found = iteration.number, broken.in_gradient, world.rank, text
+    raise NonFiniteLossError(min(seen for seen in world.gather(found) if seen is not None)[3])
 
 
 def _log_line(epoch: int, iteration: int, num_batches: int, lr: float, window: Window) -> str:

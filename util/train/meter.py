@@ -50,6 +50,7 @@ class Broken:
 
     iteration: Iteration
     what: str
+    in_gradient: bool
 
 
 class Meter:
@@ -84,7 +85,7 @@ class Meter:
         for iteration, loss in zip(pending, losses, strict=True):
             self.sums.loss += loss
             if not math.isfinite(loss):
-                broken = broken or Broken(iteration, f"the loss is {loss}")
+                broken = broken or Broken(iteration, f"the loss is {loss}", in_gradient=False)
             if iteration.norm is None:
                 continue
             norm = next(norms)
@@ -94,7 +95,7 @@ class Meter:
             elif self.skips:
                 self.sums.skipped += 1
             else:
-                broken = broken or Broken(iteration, f"the norm of the gradient is {norm}")
+                broken = broken or Broken(iteration, f"the norm of the gradient is {norm}", in_gradient=True)
         self.sums.count += len(losses)
         self._window += losses
         self._take_time()

@@ -198,7 +198,8 @@ class RunRecorder:
         if world.is_main:
             files = checkpoint_files(options, averaged=state.ema is not None)
             self.folder.check_space(state.nbytes(), copies=files)
-            self.epoch_log.keep_before(state.progress.epoch)
+            for number in self.epoch_log.keep_before(state.progress.epoch):
+                log.warning(f"{self.epoch_log.path}: line {number} was damaged; it is left out")
             text = yaml.safe_dump(start.config, sort_keys=False, allow_unicode=True, default_flow_style=None)
             self.folder.write_text("args.yaml", text)
             self.events.add_start(state.progress, resumed=start.container is not None, processes=world.size)
@@ -299,6 +300,7 @@ class RunRecorder:
             progress.best_acc1_ema, progress.best_update_ema = tested_ema.top1, progress.update
         if self.world.is_main:
             self._writer.wait()  # at most one line of the log is ahead of the checkpoints
+            self.folder.check_held()
             line = self._line(epoch, trained, tested, tested_ema)
             self.epoch_log.append(line)
             if self.wandb is not None:

@@ -35,6 +35,10 @@ Position = tuple[int, int, int, bool]
 NOWHERE: Position = (-1, -1, -1, False)
 
 
+# what a run writes besides its checkpoints
+OWN_FILES = ("args.yaml", "bad_images.tsv", "events.jsonl", "log.txt", "train.log", "wandb-id.txt")
+
+
 class RunFolder:
     """The folder of one experiment."""
 
@@ -58,6 +62,7 @@ class RunFolder:
             probe = self.path / f".tmp-probe-{os.getpid()}"  # the lock can be open where no file can be made
             storage.write_file(probe, [b"x"])
             storage.unlink(probe)
+            self._refuse_irregular()
         except OSError as error:
             raise OutputError(
                 f"{self.path}: cannot be written: {error.strerror}; choose another --output or --experiment"
@@ -75,6 +80,27 @@ class RunFolder:
         lock.truncate(0)
         lock.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
         lock.flush()
+
+    def check_held(self) -> None:
+        """Raises a SaveError if the folder is no longer the one that `create` has locked, but perhaps another run's."""
+        try:
+            if self._lock is None or os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / ".lock")):
+                return
+        except OSError:
+            pass
+        raise SaveError(
+            f"{self.path}: it was moved or removed while this run was training; nothing more is written there, where "
+            "another run may have begun. Start again: the run continues from the newest checkpoint in the folder"
+        )
+
+    def _refuse_irregular(self) -> None:
+        """Raises an OutputError for what stands in the place of one of the run's own files and is none."""
+        for path in sorted(self.path.iterdir()):
+            own = path.name in OWN_FILES or path.name.startswith(".workers-")
+            if own and not path.is_file():
+                raise OutputError(f"{path}: is not a regular file; the run writes there: move it away")
+            if path.name.startswith("checkpoint-") and path.is_symlink() and not path.exists():
+                raise OutputError(f"{path}: is a link that leads nowhere; remove it")
 
     def move_aside(self) -> Path:
         """Renames the folder, which `create` has locked, to the first free `<name>.<n>`, and creates it anew."""
@@ -107,6 +133,7 @@ class RunFolder:
         keep: how many numbered checkpoints stay. Whenever this is cut short, a whole checkpoint is left, which `newest`
         finds, and `complete` makes up for the copies. Raises what `write_container` raises. Only one call at a time.
         """
+        self.check_held()
         latest = self.file(LATEST)
         write_container(latest, tensors, state, previous=self.file(PREVIOUS))
         for stem in stems:

@@ -46,8 +46,11 @@ while [ $# -gt 0 ]; do
 done
 for number in "$gpus" "$nodes" "$port" "$tries"; do
   [[ $number =~ ^[1-9][0-9]*$ ]] || fail "expected a positive number, got $number"
+  [ ${#number} -le 9 ] || fail "expected a number below 1000000000, got $number"
 done
-[[ $rank =~ ^[0-9]+$ ]] || fail "--rank must be a number, got $rank"
+[[ $rank =~ ^(0|[1-9][0-9]{0,8})$ ]] || fail "--rank must be a number, got $rank"
+[ "$rank" -lt "$nodes" ] || fail "--rank must be below --nodes ($nodes), 0 is the master; got $rank"
+[ "$port" -le 65535 ] || fail "--port must be in 1 to 65535, got $port"
 [[ $pause =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--pause must be a number of seconds, got $pause"
 case "$job" in
   train) script=train.py ;;

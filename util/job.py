@@ -5,6 +5,8 @@ when it ends. It does not touch a run's folder.
 """
 
 import argparse
+import contextlib
+import io
 import os
 import shutil
 import signal
@@ -13,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -33,6 +35,7 @@ STOP_SECONDS = 120.0  # for saving, once asked to stop
 GRACE_SECONDS = 10.0  # for the others when a process has failed, and for what a dead launcher left behind
 AT_ONCE_SECONDS = 1.0  # after a second Ctrl-C
 LONGEST_PAUSE = 300.0
+RUN_NOTE = "run_folder"  # what note_run_folder writes
 _LAUNCHER = "import sys; sys.path.insert(0, sys.argv.pop(1)); from util.launcher import main; main()"
 
 
@@ -84,6 +87,8 @@ class Signals:
 class Attempt:
     """One start of the job, from its first process to its last."""
 
+    run_note = b""  # what the run said about its folder (util/processes.py), should the notes be removed meanwhile
+
     def __init__(self, job: Job, arguments: Sequence[str], notes: Path, signals: Signals) -> None:
         self._job, self._notes, self._signals = job, notes, signals
         self._asked: set[int] = set()  # processes that were sent the signal to stop
@@ -108,13 +113,28 @@ class Attempt:
                 self._ask_to_stop()
             if time.monotonic() > end_by:
                 self._kill_all()
-            self._log.copy()
+            self._look()
             time.sleep(LOOK_SECONDS)
         self._wait_for_the_rest()
-        self._log.copy()
+        self._look()
+        self._log.close()
         if self._signals.at_once:
             return Outcome(INTERRUPTED, "error: interrupted; the processes were ended at once")
         return judge(self._notes, code=self._process.returncode, several=self._job.several, asked=self._signals.first)
+
+    def bring_back_run_note(self) -> None:
+        """Writes the run's note again if it was removed, so that the next attempt knows what this one has done."""
+        path = self._notes / RUN_NOTE
+        if self.run_note and not path.exists():
+            with contextlib.suppress(OSError):
+                make_folder(self._notes)
+                path.write_bytes(self.run_note)
+
+    def _look(self) -> None:
+        self._log.copy()
+        if not self.run_note:
+            with contextlib.suppress(OSError):
+                self.run_note = (self._notes / RUN_NOTE).read_bytes()
 
     def _seconds_left(self) -> float:
         """Returns how long the processes may go on, from what is known now."""
@@ -147,7 +167,7 @@ class Attempt:
             if time.monotonic() - start > (AT_ONCE_SECONDS if self._signals.at_once else GRACE_SECONDS):
                 self._kill_all()
             self._reap()
-            self._log.copy()
+            self._look()
             time.sleep(LOOK_SECONDS)
         self._reap()
 
@@ -166,18 +186,18 @@ class Attempt:
 
 
 class LogCopy:
-    """Copies what a file gains to standard output, until that is closed."""
+    """Copies what a file gains to standard output, until that is closed; also when the file is removed meanwhile."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._offset = path, 0
+        self._path = path
+        self._file: io.FileIO | None = None
 
     def copy(self) -> None:
-        if not self._path.exists():
+        try:
+            self._file = self._file or io.FileIO(self._path)
+            gained = self._file.readall() or b""
+        except OSError:  # it is not there yet, or the disk failed: the job goes on
             return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            gained = file.read()
-        self._offset += len(gained)
         if sys.stdout is None or not gained:
             return
         try:
@@ -185,6 +205,10 @@ class LogCopy:
             sys.stdout.buffer.flush()
         except OSError:  # a closed terminal or pipe must not end a run; its log is in a file anyway
             sys.stdout = None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def say(text: str) -> None:
@@ -215,17 +239,40 @@ def next_arguments(arguments: Sequence[str], notes: Path) -> list[str]:
     return kept
 
 
+def make_folder(notes: Path) -> None:
+    """Makes the folder of an attempt, also if the one it is in was removed while the job ran, as cleaners of /tmp do."""
+    if not notes.parent.is_dir():
+        notes.parent.mkdir(mode=0o700, parents=True)
+    notes.mkdir(exist_ok=True)
+
+
+def make_notes(folder: Path, attempt: int) -> Path:
+    """Returns the new folder of an attempt; on a full disk it takes the place of the one before."""
+    notes = folder / f"attempt_{attempt}"
+    try:
+        make_folder(notes)
+    except OSError:
+        shutil.rmtree(folder / f"attempt_{attempt - 1}", ignore_errors=True)
+        make_folder(notes)
+    return notes
+
+
 def run(job: Job, signals: Signals, folder: Path) -> Outcome:
     """Starts the job, again if it failed for a passing reason, and returns how the last attempt ended."""
-    arguments = job.arguments
+    arguments, pause = job.arguments, min(job.pause, LONGEST_PAUSE)
+    outcome = Outcome(CANNOT_WRITE)
     for attempt in range(1, job.tries + 1):
-        notes = folder / f"attempt_{attempt}"
-        notes.mkdir()
-        outcome = Attempt(job, arguments, notes, signals).wait()
+        try:
+            notes = make_notes(folder, attempt)
+        except OSError as error:
+            lost = f"{folder}: no folder for the logs: {error.strerror}; TMPDIR names another place"
+            return replace(outcome, reason="\n".join([*filter(None, [outcome.reason]), f"error: {lost}"]), said=False)
+        started = Attempt(job, arguments, notes, signals)
+        outcome = started.wait()
         if outcome.code != RESUMABLE or attempt == job.tries or signals.first:
             break
+        started.bring_back_run_note()
         arguments = next_arguments(arguments, notes)
-        pause = min(job.pause * 2 ** (attempt - 1), LONGEST_PAUSE)
         reason = outcome.reason.removeprefix("error: ") or f"exit code {outcome.code}"
         say(f"attempt {attempt + 1} of {job.tries} in {pause:g} s: {reason}")
         end = time.monotonic() + pause
@@ -233,6 +280,7 @@ def run(job: Job, signals: Signals, folder: Path) -> Outcome:
             time.sleep(LOOK_SECONDS)
         if signals.first:
             return Outcome(128 + signals.to_pass_on, "error: stopped before the next attempt")
+        pause = min(2 * pause, LONGEST_PAUSE)
     return outcome
 
 
@@ -266,6 +314,8 @@ def main(argv: Sequence[str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if outcome.reason and not outcome.said:
         say(outcome.reason)
-    if keep:
+    if keep and folder.is_dir():
         say(f"logs of all processes are kept: {folder}")
+    elif keep:
+        say(f"logs of all processes are lost: {folder} was removed while the job ran")
     sys.exit(outcome.code)

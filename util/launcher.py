@@ -3,11 +3,13 @@
 `paddle.distributed.launch` ends with the exit status of any process, often of one that it killed itself. Here a thread
 writes a line `rank code time` into the file `exits` of the log folder as soon as a process has ended: code as Python's
 subprocess has it, negative for a signal; time in seconds since 1970. The same thread ends everything when the process
-that started the launcher is gone: Paddle's own way, on the SIGTERM that comes then, may take 30 s.
+that started the launcher is gone: Paddle's own way, on the SIGTERM that comes then, may take 30 s. Where no line can be
+written, as the folder was removed or the disk is full, the launcher's own exit code says what the lines would have.
 """
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +20,7 @@ from util.processes import LAUNCHER_GONE, LAUNCHER_VARIABLE, NOTES_VARIABLE, des
 _LOOK_SECONDS = 0.1
 _ORPHAN_SECONDS = 10.0  # for saving, once the starter is gone
 EXITS = "exits"
+_FOLLOWS = (LAUNCHER_GONE, 130, 143)  # codes with which processes end because of another, or of a signal
 
 
 def main() -> None:
@@ -34,6 +37,8 @@ def main() -> None:
         controller.finalize()  # exits
     finally:
         exits.look()
+        if exits.unwritten:
+            sys.exit(exits.unwritten_code())
 
 
 class ExitNotes:
@@ -45,6 +50,7 @@ class ExitNotes:
     def __init__(self, pod: Any, path: Path) -> None:
         self._pod, self._path = pod, path
         self._known: set[int] = set()
+        self.unwritten: list[int] = []  # codes of processes that failed, as they came, of which no line could be written
         self._starter = os.getppid()
         self._lock = threading.Lock()
 
@@ -64,5 +70,14 @@ class ExitNotes:
                 if i in self._known or container.status == "uninit" or container.exit_code is None:
                     continue
                 self._known.add(i)
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(f"{container.env['PADDLE_TRAINER_ID']} {container.exit_code} {time.time():.3f}\n")
+                code = container.exit_code
+                try:
+                    with self._path.open("a", encoding="utf-8") as file:
+                        file.write(f"{container.env['PADDLE_TRAINER_ID']} {code} {time.time():.3f}\n")
+                except OSError:
+                    self.unwritten += [code] if code else []
+
+    def unwritten_code(self) -> int:
+        """Returns the exit code of the first process that failed by itself, 75 if a signal killed the first of all."""
+        own = [code for code in self.unwritten if code > 0 and code not in _FOLLOWS]
+        return own[0] if own else max(self.unwritten[0], 0) or LAUNCHER_GONE

@@ -114,16 +114,20 @@ def has_failed(notes: Path) -> bool:
 def _read_errors(notes: Path) -> dict[int, _Ended]:
     found = {}
     for path in notes.glob("error.*"):
-        code, _, words = path.read_text(encoding="utf-8", errors="replace").partition("\n")
-        if code.isdecimal():  # a process that was killed while it wrote has said nothing
+        try:
+            code, end, words = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+            time = path.stat().st_mtime
+        except OSError:  # removed, with the folder
+            continue
+        if end and code.isdecimal():  # a process that was killed while it wrote, or on a full disk, has said nothing
             rank = int(path.suffix[1:])
-            found[rank] = _Ended(rank, int(code), path.stat().st_mtime, words.strip())
+            found[rank] = _Ended(rank, int(code), time, words.strip())
     return found
 
 
 def _read_exits(notes: Path) -> list[_Ended]:
-    path = notes / EXITS
-    if not path.exists():
+    try:
+        lines = (notes / EXITS).read_text(encoding="utf-8").split("\n")[:-1]  # what has no end was torn by a full disk
+    except OSError:
         return []
-    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    return [_Ended(int(rank), int(code), float(time), "") for rank, code, time in rows]
+    return [_Ended(int(rank), int(code), float(time), "") for rank, code, time in map(str.split, lines)]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from util.errors import DataError, MissingInputError
+from util.errors import DataError, MissingInputError, ResumableError
 from util.files import kind_of
 from util.report.log_lines import (
     MAX_EPOCH,
@@ -27,7 +27,9 @@ from util.report.log_lines import (
 LOG, EPOCHS, EVENTS, BAD_IMAGES, ARGS = "train.log", "log.txt", "events.jsonl", "bad_images.tsv", "args.yaml"
 MAX_BAD_IMAGES = 500  # listed; all are counted
 MAX_ARGS_BYTES = 50_000  # ten times what train.py writes; a parser in Python takes its time
+MAX_NUMBER = 100  # characters of a whole number; Python refuses to print what is much longer
 ENDS = ("stop", "finish", "fail")
+RESUMABLE = ResumableError.exit_code
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Run:
 
     def state(self) -> tuple[str, str]:
         """Returns `good`, `bad` or `open`, and how the run stands in a few words."""
-        ends = [event for event in self.events if event.kind in ENDS]
+        ends = ends_of(self.events)
         end = self.sessions[-1].end if self.sessions else ends[-1] if ends else None
         left = self.epochs_planned is not None and self.epochs_done < self.epochs_planned
         if end is None and not self.sessions:
@@ -187,9 +189,32 @@ def sessions_of(events: Sequence[Event]) -> list[Session]:
     sessions = []
     for begin, after in itertools.pairwise([*starts, len(events)]):
         part = events[begin:after]
-        end = next((event for event in reversed(part) if event.kind in ENDS), None)
-        sessions.append(Session(part[0], part[-1], end))
+        ends = ends_of(part)
+        sessions.append(Session(part[0], part[-1], ends[-1] if ends else None))
     return sessions
+
+
+def ends_of(events: Sequence[Event]) -> list[Event]:
+    """Returns one event for each time that a run ended.
+
+    Several processes may each say how they ended. The first failure that is not 75, which may only follow from
+    another's, is the reason; else what was said first. A process that ends again belongs to a later end.
+    """
+    groups: list[dict[str, Event]] = []  # by process
+    for event in events:
+        if event.kind == "start":
+            groups.append({})
+        if event.kind not in ENDS:
+            continue
+        process = str(event.values.get("rank", 0))
+        if not groups or process in groups[-1]:
+            groups.append({})
+        groups[-1][process] = event
+    return [_reason_of(list(group.values())) for group in groups if group]
+
+
+def _reason_of(ends: Sequence[Event]) -> Event:
+    return next((end for end in ends if end.kind == "fail" and end.values.get("exit_code") != RESUMABLE), ends[0])
 
 
 def _time(text: Any) -> datetime | None:
@@ -200,12 +225,12 @@ def _time(text: Any) -> datetime | None:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-_ESCAPES = {"\\\\": "\\", "\\t": "\t", "\\n": "\n"}
+_ESCAPES = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
 
 
 def unescape(text: str) -> str:
     """Returns what a field of bad_images.tsv stands for."""
-    return re.sub(r"\\[\\tn]", lambda match: _ESCAPES[match[0]], text)
+    return re.sub(r"\\[\\tnr]", lambda match: _ESCAPES[match[0]], text)
 
 
 def _read_bad_images(path: Path) -> tuple[list[tuple[str, str]], int]:
@@ -222,6 +247,19 @@ def _read_bad_images(path: Path) -> tuple[list[tuple[str, str]], int]:
     return listed, count
 
 
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    if len(text) > MAX_NUMBER:
+        raise ValueError(f"a number of {len(text):,} characters in line {node.start_mark.line + 1}, left out")
+    return loader.construct_yaml_int(node)
+
+
+class _SettingsLoader(yaml.SafeLoader):
+    """Takes whole numbers that can be shown."""
+
+    yaml_constructors = {**yaml.SafeLoader.yaml_constructors, "tag:yaml.org,2002:int": _whole_number}
+
+
 def _read_settings(path: Path) -> tuple[dict[str, Any] | None, str]:
     """Returns the settings in args.yaml, or None and what is wrong with them."""
     lines, size = [], 0
@@ -236,8 +274,8 @@ def _read_settings(path: Path) -> tuple[dict[str, Any] | None, str]:
         text = b"\n".join(lines).decode("utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             return None, f"{ARGS}: holds aliases, left out"
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        values = yaml.load(text, Loader=_SettingsLoader)
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError) as error:
         return None, f"{ARGS}: {' '.join(str(error).split())}"
     if not isinstance(values, dict):
         return None, f"{ARGS}: no settings in it"

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from util.report.run import BAD_IMAGES, EPOCHS, EVENTS, LOG, Run, failure, seconds_between, shown
+from util.report.run import BAD_IMAGES, EPOCHS, EVENTS, LOG, Run, ends_of, failure, seconds_between, shown
 
 NONE = "–"
 MAX_NAMED = 10  # epochs in a warning
@@ -138,7 +138,7 @@ FIGURES: dict[str, Callable[[Run], str]] = {
     "time with restarts, first start to last event": _total,
     "of which running": _running,
     "restarts": lambda run: NONE if run.restarts is None else str(run.restarts),
-    "failures": lambda run: _count(run, "fail"),
+    "failures": lambda run: str(sum(end.kind == "fail" for end in ends_of(run.events))) if run.events else NONE,
     "saves": _saves,
     "updates skipped": lambda run: _sum(run, "skipped_updates"),
     "rejected files": _rejected,

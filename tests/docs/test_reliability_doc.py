@@ -78,7 +78,8 @@ def test_the_numbers_are_the_codes(page: str) -> None:
     assert storage.PAUSES == (1.0, 2.0, 4.0)
     for number, word in (
         (STOP_SECONDS, r"120 (秒|seconds)"), (LONGEST_PAUSE, r"300 (秒|seconds)"), (MAX_SKIPPED, r"20 (次|in a row)"),
-        (IN_UPDATE_PATIENCE, r"5 (秒|seconds)"), (PATIENCE, r"5 (秒|seconds)"), (MAX_LISTED, r"20 (个路径|paths)"),
+        (IN_UPDATE_PATIENCE, r"(每个再等|each is awaited for) 5 (秒|seconds)"),
+        (PATIENCE, r"5 (秒|seconds)"), (MAX_LISTED, r"20 (个路径|paths)"),
     ):  # fmt: skip
         assert re.search(rf"\b{number:g}\b", word)
         assert re.search(word, content), word

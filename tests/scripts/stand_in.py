@@ -16,10 +16,14 @@ argv           stores its arguments
 environment    prints its environment
 moved:CODE     notes its arguments, opens a run folder, ends with CODE; `written`: also writes a checkpoint there
 written:CODE
+cleaned:CODE:N the first N starts note their arguments, open a run folder, write a checkpoint there, lose the folder of
+               notes with the one it is in, and end with CODE, the next with 0
 """
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -38,7 +42,8 @@ PROCESSES = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 def end(code: int, words: str) -> NoReturn:
     """Ends as the scripts end: one line, also for run.sh."""
     print(f"error: {words}", file=sys.stderr)
-    Path(os.environ["RUN_ERROR_DIR"], f"error.{RANK}").write_text(f"{code}\nerror: {words}\n")
+    with contextlib.suppress(OSError):
+        Path(os.environ["RUN_ERROR_DIR"], f"error.{RANK}").write_text(f"{code}\nerror: {words}\n")
     sys.exit(code)
 
 
@@ -98,6 +103,19 @@ def open_run(code: int, *, write: bool) -> None:
     end(code, "broken")
 
 
+def lose_notes(code: int, starts: int) -> None:
+    if note_arguments() > starts:
+        return
+    note_run_folder(Path())
+    Path("checkpoint-latest.safetensors").write_bytes(b"")
+    if PROCESSES > 1:
+        meet()
+    time.sleep(0.5)  # run.sh looks ten times a second
+    shutil.rmtree(Path(os.environ["RUN_ERROR_DIR"]).parent)
+    print("cleaned", flush=True)
+    end(code, "a peer went away")
+
+
 def act(name: str, *values: str) -> None:
     if name in ("train", "save"):
         train(float(values[0]) if values else 0.0)
@@ -113,6 +131,8 @@ def act(name: str, *values: str) -> None:
         if note_arguments() <= int(values[1]):
             end(int(values[0]), "a peer went away")
         print("ended well")
+    elif name == "cleaned":
+        lose_notes(int(values[0]), int(values[1]))
     elif name == "argv":
         Path("argv").write_text(json.dumps(sys.argv[1:]))
     elif name == "environment":

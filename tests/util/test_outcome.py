@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from util.outcome import Outcome, judge
+from util.outcome import Outcome, has_failed, judge
 
 LOST = "another process of this job ended"
 
@@ -77,6 +77,21 @@ def test_a_launcher_that_was_killed_is_a_passing_reason_although_its_processes_c
 def test_an_error_cut_short_has_said_nothing(tmp_path: Path) -> None:
     (tmp_path / "error.0").write_text("")
     assert judge(tmp_path, code=3, several=True, asked=0).code == 3
+
+
+def test_what_a_full_disk_has_torn_says_nothing(tmp_path: Path) -> None:
+    leave(tmp_path, errors={1: (65, 10.0)}, exits=[(1, 65, 10.1)])
+    (tmp_path / "error.0").write_text("7")
+    with (tmp_path / "exits").open("a") as file:
+        file.write("0 70 1")
+    assert judge(tmp_path, code=70, several=True, asked=0) == Outcome(65, "error: 65 on 1")
+    assert has_failed(tmp_path)
+
+
+def test_where_all_notes_are_gone_the_exit_code_counts(tmp_path: Path) -> None:
+    assert judge(tmp_path / "gone", code=65, several=True, asked=0) == Outcome(65)
+    assert judge(tmp_path / "gone", code=-9, several=False, asked=0).code == 75
+    assert not has_failed(tmp_path / "gone")
 
 
 def test_a_success_is_silent(tmp_path: Path) -> None:

@@ -208,6 +208,25 @@ def test_place_that_cannot_be_written_is_known_before_anything_is_read(root: Pat
         main([str(root), "--output", str(tmp_path / "file/x")])
 
 
+def test_folder_at_the_place_of_an_index_is_known_before_anything_is_read(root: Path) -> None:
+    index_path(root, "val").mkdir()
+    (root / "train/n01440764/bad.jpg").write_bytes(b"")
+    with pytest.raises(OutputError, match=r"val\.index\.safetensors: is not a file; move it away, or choose another"):
+        main([str(root), "-j", "0"])
+    with pytest.raises(DataError, match=r"val\.index\.safetensors: expected an index, which is a file; delete it"):
+        main([str(root), "-j", "0", "--split", "val", "--verify"])
+
+
+def test_link_at_the_place_of_an_index_is_replaced(root: Path) -> None:
+    path = index_path(root, "train")
+    path.symlink_to(path.name)
+    with pytest.raises(DataError, match=r"Too many levels of symbolic links; delete it, or write it anew"):
+        main([str(root), "-j", "0", "--split", "train", "--verify"])
+    main([str(root), "-j", "0", "--split", "train"])
+    assert not path.is_symlink()
+    assert type(load_split(str(root), "train").paths).__name__ == "Paths"
+
+
 def test_full_disk_leaves_the_index_that_was_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main([str(root), "--split", "train", "-j", "0"])
     before = _snapshot(root)
@@ -228,7 +247,9 @@ def test_facts_do_not_depend_on_how_many_processes_read(root: Path) -> None:
     for i in range(3 * CHUNK):
         (root / f"train/n01440764/{i}.jpg").write_bytes(b"x" * i)
     images = load_split(str(root), "train")
-    facts = {workers: dict(inspect_files(images, num_workers=workers, decode=True)) for workers in (0, 1, 3)}
+    facts = {
+        workers: dict(inspect_files(images, num_workers=workers, decode=True, timeout=60)) for workers in (0, 1, 3)
+    }
     assert len(facts[0]) == len(images) == 3 * CHUNK + 6
     assert facts[0] == facts[1] == facts[3]
     assert all(isinstance(fact, FileFact) for fact in facts[0].values())
@@ -244,7 +265,7 @@ def test_killed_worker_is_an_error_that_names_its_file(root: Path, monkeypatch: 
 
     monkeypatch.setattr("util.data.inspection.inspect_file", die)
     with pytest.raises(ResumableError, match=r"killed by signal 9, at .*/n01440764 2\.JPEG; run again, with fewer"):
-        list(inspect_files(images, num_workers=2, decode=True))
+        list(inspect_files(images, num_workers=2, decode=True, timeout=60))
 
 
 def _children(pid: int) -> list[int]:
@@ -252,7 +273,7 @@ def _children(pid: int) -> list[int]:
     return [int(number) for number in listed.stdout.split()]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9), (signal.SIGHUP, -1)])
 def test_interrupted_check_ends_at_once_and_leaves_nothing(root: Path, number: int, code: int) -> None:
     """The workers are busy with large pictures, and the whole group gets the signal, as from a terminal."""
     write_picture(root / "train/n01440764/large.png", seed=0, size=(2000, 2000))
@@ -266,7 +287,7 @@ def test_interrupted_check_ends_at_once_and_leaves_nothing(root: Path, number: i
         time.sleep(0.02)
     time.sleep(0.3)
     began = time.monotonic()
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)  # the workers find out by themselves

@@ -8,6 +8,7 @@ import pytest
 
 from tests.util.report.folders import epoch_row, event, iteration_line, write_run
 from util.errors import DataError, MissingInputError
+from util.files import as_field
 from util.report.run import read_run, shown
 from util.report.summary import best_epoch, history, hours, mean_speed, total_seconds, training_seconds, warnings_of
 
@@ -35,6 +36,32 @@ SETTINGS = "epochs: 3\ncooldown_epochs: 1\n"
         (
             [event("save", "01T01:00:00", 1)],
             "open", "not finished as far as the logs say; no start in events.jsonl tells why",
+        ),
+        (  # what each process says of one failure
+            [
+                START,
+                event("fail", "01T01:00:00", 1, rank=2, exit_code=75, reason="lost"),
+                event("fail", "01T01:00:00", 1, rank=1, exit_code=65, reason="no image"),
+                event("fail", "01T01:00:00", 1, rank=3, exit_code=70, reason="later"),
+                event("stop", "01T01:00:00", 1, signal="SIGTERM"),
+            ],
+            "bad", "failed: exit code 65: no image",
+        ),
+        (
+            [
+                START,
+                event("stop", "01T01:00:00", 1, signal="SIGINT"),
+                event("fail", "01T01:00:01", rank=1, exit_code=75),
+            ],
+            "open", "stopped by SIGINT, to be continued",
+        ),
+        (  # a later attempt did not get as far as its start
+            [
+                START,
+                event("fail", "01T01:00:00", rank=0, exit_code=65),
+                event("fail", "01T02:00:00", rank=0, exit_code=73),
+            ],
+            "bad", "failed: exit code 73: no reason given",
         ),
     ],
 )  # fmt: skip
@@ -126,11 +153,23 @@ def test_a_run_without_faults_has_no_warning(tmp_path: Path) -> None:
 
 
 def test_rejected_files_come_back_with_any_name(tmp_path: Path) -> None:
-    names = ["a b.jpg", "tab\there", "line\nbreak", "back\\slash", "back\\tick", "\\n", "猫🐱", "'\"<b>"]
+    names = [
+        "a b.jpg",
+        "return\rhere",
+        "back\\return",
+        "tab\there",
+        "line\nbreak",
+        "back\\slash",
+        "back\\tick",
+        "\\n",
+        "猫🐱",
+        "'\"<b>",
+    ]
     text = "".join(
-        n.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n") + f"\treason {i}\n"
+        n.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r") + f"\treason {i}\n"
         for i, n in enumerate(names)
     )
+    assert text == "".join(f"{as_field(name)}\treason {i}\n" for i, name in enumerate(names)), "as training writes them"
     folder = write_run(tmp_path / "r", events=[START], bad_images=text + "torn.jp")
     run = read_run(folder, "r")
     assert run.bad_images == [(name, f"reason {i}") for i, name in enumerate(names)]
@@ -148,6 +187,12 @@ def test_rejected_files_come_back_with_any_name(tmp_path: Path) -> None:
         ("a: &x [1]\nb: *x\n", "args.yaml: holds aliases, left out"),
         ("just text\n", "args.yaml: no settings in it"),
         ("a: !!python/object/apply:os.system [ls]\n", "args.yaml: could not determine a constructor"),
+        ("a: 1\nepochs: 0x" + "f" * 20_000 + "\n", "args.yaml: a number of 20,002 characters in line 2, left out"),
+        ("a: [-" + "9" * 5000 + "]\n", "args.yaml: a number of 5,001 characters in line 1, left out"),
+        ("? 0b" + "1" * 30_000 + "\n: 1\n", "args.yaml: a number of 30,002 characters in line 1, left out"),
+        ('a: !!int ""\n', "args.yaml: string index out of range"),
+        ("a: !!bool maybe\n", "args.yaml: 'maybe'"),
+        ("a: !!timestamp never\n", "args.yaml: "),
         ("a: 1\n" * 12_000, "args.yaml: larger than 50,000 bytes, left out"),
     ],
     ids=lambda text: text[:20],

@@ -113,6 +113,7 @@ def kill_at_each_operation(path: Path, whole: Whole) -> list[int]:
 
 
 def test_killed_before_any_operation_it_continues_and_ends_the_same(tmp_path: Path, whole: Whole) -> None:
+    print(f"{whole.total} operations")
     assert whole.total > 60
     assert kill_at_each_operation(tmp_path / "killed", whole) == []
 

@@ -44,6 +44,7 @@ def power_cuts(path: Path, *, without: tuple[str, ...] = ()) -> Iterator[bool]:
 
 def test_a_power_cut_after_any_operation_loses_no_finished_save(tmp_path: Path) -> None:
     results = list(power_cuts(tmp_path / "run"))
+    print(f"{len(results)} states of the disk")
     assert len(results) > 150
     assert all(results)
 

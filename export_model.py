@@ -5,6 +5,7 @@
 Each program is run on the spot and compared with the model. The output is logits.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     differences = export(trained.model, manifest, folder, threads=arithmetic.threads, sizes=sizes)
     for program, difference in differences.items():
         log.info(f"{folder / program}: largest difference from the model {difference:.2e}")
-    log.info(f"run it: python infer.py --model_dir {folder} --input_file IMAGE")
+    log.info(f"run it: python infer.py --model_dir {shlex.quote(str(folder))} --input_file IMAGE")
 
 
 if __name__ == "__main__":

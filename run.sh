@@ -66,21 +66,25 @@ if $install; then "$python" -m pip install -r "$here/requirements.txt"; fi
 # Only these variables, and those with these prefixes, are passed on; never one that is called or looks like a secret.
 kept=()
 while IFS= read -r -d '' entry; do
-  case "${entry%%=*}" in
-    *KEY* | *TOKEN* | *SECRET* | *PASSWORD* | *CREDENTIAL*)
-      if [ "${entry%%=*}" = WANDB_API_KEY ] && [[ " ${arguments[*]} " == *" --log_wandb "* ]]; then
+  name=${entry%%=*}
+  case "${name^^}" in
+    *KEY* | *TOKEN* | *SECRET* | *PASSW* | *CREDENTIAL* | *AUTH*)
+      if [ "$name" = WANDB_API_KEY ] && [[ " ${arguments[*]} " == *" --log_wandb "* ]]; then
         echo "note: WANDB_API_KEY is not passed on, a launcher would write it to a file; log in once with: wandb login" >&2
       fi
+      continue
       ;;
-    PATH | HOME | USER | LANG | LC_* | TMPDIR | TZ | VIRTUAL_ENV | PYTHONPATH | LD_LIBRARY_PATH | CUDA_* | NVIDIA_* | NCCL_* | \
-      GLOO_* | FLAGS_* | OMP_* | MKL_* | KMP_* | GLOG_* | WANDB_MODE | WANDB_DIR | NETRC | XDG_CACHE_HOME | PADDLE_CVT_HOME | \
-      HF_ENDPOINT | HTTP_PROXY | HTTPS_PROXY | NO_PROXY | http_proxy | https_proxy | no_proxy)
-      if [[ ${entry#*=} =~ ://[^/]*@ ]]; then
-        echo "note: ${entry%%=*} holds a password and is not passed on" >&2
-      else
-        kept+=("$entry")
+    HF_ENDPOINT | *_PROXY)
+      if [[ $entry == *@* ]]; then  # user:password@host, with or without http://
+        echo "note: $name may hold a password and is not passed on" >&2
+        continue
       fi
       ;;
+  esac
+  case "$name" in
+    PATH | HOME | USER | LANG | LC_* | TMPDIR | TZ | VIRTUAL_ENV | PYTHONPATH | LD_LIBRARY_PATH | CUDA_* | NVIDIA_* | NCCL_* | \
+      GLOO_* | FLAGS_* | OMP_* | MKL_* | KMP_* | GLOG_* | WANDB_MODE | WANDB_DIR | NETRC | XDG_CACHE_HOME | PADDLE_CVT_HOME | \
+      HF_ENDPOINT | HTTP_PROXY | HTTPS_PROXY | NO_PROXY | http_proxy | https_proxy | no_proxy) kept+=("$entry") ;;
   esac
 done < <(env -0)
 

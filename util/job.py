@@ -124,11 +124,10 @@ class Attempt:
 
     def bring_back_run_note(self) -> None:
         """Writes the run's note again if it was removed, so that the next attempt knows what this one has done."""
-        path = self._notes / RUN_NOTE
-        if self.run_note and not path.exists():
+        if self.run_note and not (self._notes / RUN_NOTE).exists():
             with contextlib.suppress(OSError):
                 make_folder(self._notes)
-                path.write_bytes(self.run_note)
+                (self._notes / RUN_NOTE).write_bytes(self.run_note)
 
     def _look(self) -> None:
         self._log.copy()
@@ -240,7 +239,10 @@ def next_arguments(arguments: Sequence[str], notes: Path) -> list[str]:
 
 
 def make_folder(notes: Path) -> None:
-    """Makes the folder of an attempt, also if the one it is in was removed while the job ran, as cleaners of /tmp do."""
+    """Makes the folder of an attempt, also if the one it is in was removed while the job ran, as cleaners of /tmp do.
+
+    Nobody else can read it.
+    """
     if not notes.parent.is_dir():
         notes.parent.mkdir(mode=0o700, parents=True)
     notes.mkdir(exist_ok=True)

@@ -7,6 +7,8 @@ that started the launcher is gone: Paddle's own way, on the SIGTERM that comes t
 written, as the folder was removed or the disk is full, the launcher's own exit code says what the lines would have.
 """
 
+import contextlib
+import errno
 import os
 import signal
 import sys
@@ -20,6 +22,7 @@ from util.processes import LAUNCHER_GONE, LAUNCHER_VARIABLE, NOTES_VARIABLE, des
 _LOOK_SECONDS = 0.1
 _ORPHAN_SECONDS = 10.0  # for saving, once the starter is gone
 EXITS = "exits"
+_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.ENOENT)  # Paddle's launcher writes files before it starts a process
 _FOLLOWS = (LAUNCHER_GONE, 130, 143)  # codes with which processes end because of another, or of a signal
 
 
@@ -35,6 +38,13 @@ def main() -> None:
     try:
         controller.run()
         controller.finalize()  # exits
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        notes = os.environ[NOTES_VARIABLE]
+        with contextlib.suppress(OSError):  # standard error may be on the same disk
+            os.write(2, f"error: {notes}: no place for the logs of the processes: {error.strerror}\n".encode())
+        sys.exit(LAUNCHER_GONE)
     finally:
         exits.look()
         if exits.unwritten:
@@ -50,7 +60,7 @@ class ExitNotes:
     def __init__(self, pod: Any, path: Path) -> None:
         self._pod, self._path = pod, path
         self._known: set[int] = set()
-        self.unwritten: list[int] = []  # codes of processes that failed, as they came, of which no line could be written
+        self.unwritten: list[int] = []  # codes of failed processes, as they came, that could not be written down
         self._starter = os.getppid()
         self._lock = threading.Lock()
 

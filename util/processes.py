@@ -126,8 +126,9 @@ def note_run_folder(folder: Path) -> None:
         return
     note = {"folder": str(folder.resolve()), "checkpoints": _checkpoints(folder)}
     temporary = Path(place, f".run_folder.{os.getpid()}")
-    temporary.write_text(json.dumps(note), encoding="utf-8")
-    temporary.replace(Path(place, "run_folder"))
+    with contextlib.suppress(OSError):  # the folder may be gone or full; then run.sh repeats the arguments as they are
+        temporary.write_text(json.dumps(note), encoding="utf-8")
+        temporary.replace(Path(place, "run_folder"))
 
 
 def has_new_checkpoint(notes: Path) -> bool | None:

@@ -36,7 +36,7 @@ def test_of_several_processes_the_first_failing_one_decides(place: Path) -> None
 
 
 def test_several_processes_are_tried_again(place: Path) -> None:
-    with start_stand_in(place, "-g", "2", "--tries", "3", "--pause", "0", "cleaned:75:2", "count:0:0") as job:
+    with start_stand_in(place, "-g", "2", "--tries", "3", "--pause", "0", "cleaned:75:2", "cleaned:75:2") as job:
         assert job.code(60) == 0
         assert job.stderr.count(" in 0 s: ") >= 1
         assert "Traceback" not in job.stderr

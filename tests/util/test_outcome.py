@@ -82,8 +82,9 @@ def test_an_error_cut_short_has_said_nothing(tmp_path: Path) -> None:
 def test_what_a_full_disk_has_torn_says_nothing(tmp_path: Path) -> None:
     leave(tmp_path, errors={1: (65, 10.0)}, exits=[(1, 65, 10.1)])
     (tmp_path / "error.0").write_text("7")
+    os.utime(tmp_path / "error.0", (9, 9))
     with (tmp_path / "exits").open("a") as file:
-        file.write("0 70 1")
+        file.write("0 70")
     assert judge(tmp_path, code=70, several=True, asked=0) == Outcome(65, "error: 65 on 1")
     assert has_failed(tmp_path)
 

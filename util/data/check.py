@@ -25,13 +25,14 @@ import numpy as np
 from tqdm import tqdm
 
 from util.data.image_list import ImageList
-from util.data.index import FileFacts, check_folders, index_path, read_index, write_index
+from util.data.index import FileFacts, check_folders, check_index_place, has_index, index_path, read_index, write_index
 from util.data.inspection import FileFact, inspect_files
 from util.data.splits import find_list, load_split
 from util.data.twins import twins_between, twins_within
 from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError, run_script
 from util.files import as_field
 from util.log import start_logging
+from util.options.data import LoaderOptions
 from util.settings import Parser
 
 MAX_NAMED = 20  # files named on standard error
@@ -49,13 +50,14 @@ class Checked:
     sizes: np.ndarray  # int64 (N, 2), width and height in pixels; zeros where it cannot be decoded
 
 
-def check_split(images: ImageList, *, split: str, num_workers: int, log: logging.Logger) -> Checked:
-    """Reads and decodes every image of a split."""
+def check_split(images: ImageList, *, split: str, num_workers: int, timeout: float, log: logging.Logger) -> Checked:
+    """Reads and decodes every image of a split. timeout: seconds for one image, where processes read."""
     count = len(images)
     lengths, digests = np.full(count, -1, np.int64), np.zeros((count, 32), np.uint8)
     sizes = np.zeros((count, 2), np.int64)
     reasons: dict[int, str] = {}
-    for index, fact in _with_progress(images, split=split, num_workers=num_workers, decode=True, log=log):
+    facts = inspect_files(images, num_workers=num_workers, decode=True, timeout=timeout)
+    for index, fact in _with_progress(facts, len(images), split=split, log=log):
         lengths[index], digests[index] = fact.size, np.frombuffer(fact.digest, np.uint8)
         sizes[index] = fact.width, fact.height
         if fact.reason is not None:
@@ -64,12 +66,10 @@ def check_split(images: ImageList, *, split: str, num_workers: int, log: logging
 
 
 def _with_progress(
-    images: ImageList, *, split: str, num_workers: int, decode: bool, log: logging.Logger
+    facts: Generator[tuple[int, FileFact], None, None], count: int, *, split: str, log: logging.Logger
 ) -> Generator[tuple[int, FileFact], None, None]:
     """Yields what `inspect_files` does, with a bar on a terminal and a line now and then elsewhere."""
     began = last = time.monotonic()
-    count = len(images)
-    facts = inspect_files(images, num_workers=num_workers, decode=decode)
     with contextlib.closing(facts), tqdm(total=count, desc=split, unit="image", leave=False, disable=None) as bar:
         for done, found in enumerate(facts, start=1):
             bar.update()
@@ -144,15 +144,18 @@ def write_bad_images(path: Path, checked: Sequence[Checked]) -> int:
 # --- verifying
 
 
-def verify_split(folder: Path, root: Path, split: str, *, num_workers: int, log: logging.Logger) -> list[str]:
+def verify_split(
+    folder: Path, root: Path, split: str, *, num_workers: int, timeout: float, log: logging.Logger
+) -> list[str]:
     """Returns `path: what` of each file that is not what it was when its index in `folder` was written."""
     path = index_path(folder, split)
-    if not path.exists():
+    if not has_index(path, root):
         raise MissingInputError(f"{path}: no such index; write it first: without --verify")
     index = read_index(path, root)
     check_folders(index)
     changed = []
-    for i, fact in _with_progress(index.images, split=split, num_workers=num_workers, decode=False, log=log):
+    facts = inspect_files(index.images, num_workers=num_workers, decode=False, timeout=timeout)
+    for i, fact in _with_progress(facts, len(index.images), split=split, log=log):
         if fact.digest != index.files.digests[i].tobytes():
             changed.append((i, fact.reason or "is not what it was"))
     return [f"{index.images.path(i)}: {reason}" for i, reason in sorted(changed)]
@@ -175,12 +178,19 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         add(f"--cls_label_path_{split}", metavar="LIST", help=f"list file of {split}, as train.py takes it")
     add("--delimiter", help="what separates path and label in a list file (default: white space)")
     add("--num_workers", "-j", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one a core)")
+    timeout = LoaderOptions.data_timeout
+    add(
+        "--data_timeout", metavar="SECONDS", type=float, default=timeout,
+        help=f"a process that needs longer for one image is named, and ends the command (default: {timeout:g})",
+    )  # fmt: skip
     add("--output", metavar="FOLDER", type=Path, help="where to write the index (default: DIR)")
     add("--bad_list", metavar="TSV", type=Path, help="file for unreadable images (default: beside the index)")
     add("--verify", action="store_true", help="compare all files with the index, and write nothing")
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.num_workers <= 1024:
         raise UsageError(f"--num_workers must be in [0, 1024]; got {arguments.num_workers}")
+    if not arguments.data_timeout > 0:
+        raise UsageError(f"--data_timeout must be positive; got {arguments.data_timeout}")
     if not arguments.data_dir.exists():
         raise MissingInputError(f"{arguments.data_dir}: no such data folder")
     return arguments
@@ -192,7 +202,9 @@ def _splits(arguments: argparse.Namespace) -> list[str]:
         return list(dict.fromkeys(arguments.split))
     root = arguments.data_dir
     there = {
-        split: (root / split).is_dir() or _list_option(arguments, split) is not None or index_path(root, split).exists()
+        split: (root / split).is_dir()
+        or _list_option(arguments, split) is not None
+        or os.path.lexists(index_path(root, split))
         for split in ("train", "val")
     }
     found = [split for split, is_there in there.items() if is_there]
@@ -205,7 +217,9 @@ def _list_option(arguments: argparse.Namespace, split: str) -> str | None:
     return getattr(arguments, f"cls_label_path_{split}") if split in ("train", "val") else None
 
 
-def _check_writable(folder: Path) -> None:
+def _check_writable(folder: Path, splits: Sequence[str]) -> None:
+    for split in splits:
+        check_index_place(index_path(folder, split))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.NamedTemporaryFile(prefix=".tmp-", dir=folder).close()
@@ -224,7 +238,9 @@ def _check_and_write(arguments: argparse.Namespace, split: str, folder: Path, lo
         raise UsageError(f"{images.root}: archives of CIFAR are verified when they are read, and need no index")
     if images.shards is not None:
         raise UsageError(f"{root}: tar shards of {split} have an index of their own: python -m util.data.shard --help")
-    checked = check_split(images, split=split, num_workers=arguments.num_workers, log=log)
+    checked = check_split(
+        images, split=split, num_workers=arguments.num_workers, timeout=arguments.data_timeout, log=log
+    )
     path = index_path(folder, split)
     write_index(
         path,
@@ -257,7 +273,7 @@ def _bad_list_path(folder: Path, split: str) -> Path:
 def _check(arguments: argparse.Namespace, log: logging.Logger) -> None:
     folder = arguments.output or arguments.data_dir
     splits = _splits(arguments)
-    _check_writable(folder)
+    _check_writable(folder, splits)
     found: list[Checked] = []
     for split in splits:
         found.append(_check_and_write(arguments, split, folder, log))
@@ -291,7 +307,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     changed = [
         line
         for split in _splits(arguments)
-        for line in verify_split(folder, arguments.data_dir, split, num_workers=arguments.num_workers, log=log)
+        for line in verify_split(
+            folder,
+            arguments.data_dir,
+            split,
+            num_workers=arguments.num_workers,
+            timeout=arguments.data_timeout,
+            log=log,
+        )
     ]
     if changed:
         _name(changed)

@@ -23,7 +23,8 @@ from util.data.class_names import index_classes
 from util.data.image_list import ImageList
 from util.data.images import is_hidden, is_image_name
 from util.data.paths import Paths
-from util.errors import DataError, SaveError, WeightsError
+from util.errors import DataError, MissingInputError, OutputError, SaveError, WeightsError
+from util.files import kind_of
 from util.weights.container import read_container, write_container
 
 VERSION = 1
@@ -152,6 +153,27 @@ def _sha256(path: Path) -> str:
 # --- reading
 
 
+def has_index(path: Path, root: Path) -> bool:
+    """Returns whether an index is there. What is no file, or a link to nothing or in a circle, is a DataError."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        kind = kind_of(path)
+    except MissingInputError as error:
+        raise DataError(f"{error}; {_anew(root)}") from None
+    if kind == "nothing":
+        raise DataError(f"{path}: a link that leads nowhere; {_anew(root)}")
+    if kind != "file":
+        raise DataError(f"{path}: expected an index, which is a file; {_anew(root)}")
+    return True
+
+
+def check_index_place(path: Path) -> None:
+    """Refuses a place where no index can be written, since something else than a file or a link is there already."""
+    if path.exists() and not path.is_file() and not path.is_symlink():
+        raise OutputError(f"{path}: is not a file; move it away, or choose another place for the index")
+
+
 def read_index(path: Path, root: Path) -> Index:
     """Returns an index, verified. One that is damaged, or no index, is a DataError that says what to do."""
     try:
@@ -198,7 +220,7 @@ def load_indexed(
     """
     for folder in dict.fromkeys([root] if listed is None else [root, listed.parent]):
         path = index_path(folder, split)
-        if not path.exists():
+        if not has_index(path, root):
             continue
         index = read_index(path, root)
         if not _is_about(index, split, listed, delimiter):

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from util.data.class_names import MAX_REPORTED
 from util.data.images import IMAGE_SUFFIXES
+from util.data.index import check_index_place
 from util.data.paths import Paths
 from util.data.shard_files import Shard
 from util.data.shard_tar import Member, TarReader
@@ -198,7 +199,8 @@ def labels_outside(paths: Paths, labels: np.ndarray, num_classes: int) -> list[s
 
 
 def write_index(index: ShardIndex, path: Path) -> None:
-    """Writes `path`, or leaves what was there. A folder where nothing can be written is an OutputError."""
+    """Writes `path`, or leaves what was there. A place where nothing can be written is an OutputError."""
+    check_index_place(path)
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path}: cannot be written; without it, training reads all headers at each start")
     state = {

@@ -109,7 +109,8 @@ def _bytes_in_tar(path: str, key: str) -> int:
 
 def check_output(output: Path, split: str, needed: int) -> None:
     """Refuses a place that holds the split already, or has no room for it, with an OutputError."""
-    there = [path for path in (output / split, index_path(output, split), classes_path(output, split)) if path.exists()]
+    places = (output / split, index_path(output, split), classes_path(output, split))
+    there = [path for path in places if os.path.lexists(path)]
     there += find_shards(output, split)[:1]
     if there:
         raise OutputError(

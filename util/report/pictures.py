@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from util.report.curves import Axis, Curve
-from util.report.run import Run, failure, shown
+from util.report.run import Run, ends_of, failure, shown
 from util.report.summary import NONE, when
 from util.report.svg import Mark, Picture
 
@@ -86,10 +86,10 @@ def marks(runs: Sequence[Run]) -> list[Mark]:
             place = session.start.place(run.log.iterations)
             if place is not None:
                 found.append(Mark(i, place, "restart", f"{run.name}: started again {when(session.start.time)}"))
-        for event in run.events:
-            place = event.place(run.log.iterations)
-            if event.kind == "fail" and place is not None:
-                found.append(Mark(i, place, "fail", f"{run.name}: failed {when(event.time)}, {failure(event)}"))
+        for end in ends_of(run.events):
+            place = end.place(run.log.iterations)
+            if end.kind == "fail" and place is not None:
+                found.append(Mark(i, place, "fail", f"{run.name}: failed {when(end.time)}, {failure(end)}"))
         if not run.events:
             found += [Mark(i, x, "restart", f"{run.name}: the log goes back to here") for x in run.log.rewinds]
     return found

@@ -90,7 +90,7 @@ class RunFolder:
             pass
         raise SaveError(
             f"{self.path}: it was moved or removed while this run was training; nothing more is written there, where "
-            "another run may have begun. Start again: the run continues from the newest checkpoint in the folder"
+            "another run may have begun. Move it back and start again: the run continues from its newest checkpoint"
         )
 
     def _refuse_irregular(self) -> None:

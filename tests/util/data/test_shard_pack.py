@@ -158,6 +158,7 @@ def write_train(out: Path) -> None:
 @pytest.mark.parametrize("there", [
     write_train, lambda out: (out / "train").mkdir(parents=True), lambda out: (out / "train-classes.json").touch(),
     lambda out: (out / "train.shards.safetensors").touch(),
+    lambda out: (out / "train.shards.safetensors").symlink_to("train.shards.safetensors"),
 ])  # fmt: skip
 def test_nothing_is_written_over(there: Callable[[Path], object], data: Path) -> None:
     out = data.parent / "out"

@@ -93,6 +93,7 @@ def test_stochastic_depth_differs_between_ranks_initial_weights_do_not_and_the_l
     assert found["train_loss"] == pytest.approx(found["losses"].mean(), abs=1e-6)
 
 
+@pytest.mark.slow  # test_kills.py has the short form
 def test_two_processes_resume_exactly(folder: Path) -> None:
     arguments = (
         "-g",
@@ -176,6 +177,7 @@ def test_stopping_run_sh_stops_every_process(folder: Path, number: signal.Signal
     assert updates_of(folder, name) > 0
 
 
+@pytest.mark.slow  # test_kills.py has the short form
 @pytest.mark.parametrize(
     "victim",
     ["rank 0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rank 1", "launcher", "run.sh"))],

@@ -74,6 +74,7 @@ def test_stopped_and_resumed_equals_uninterrupted(folder: Path, whole: str, work
         assert a.state == b.state
 
 
+@pytest.mark.slow  # test_kills.py has the short form
 def test_killed_in_the_middle_of_an_epoch_and_started_again_equals_uninterrupted(folder: Path, whole: str) -> None:
     target = folder / "output/train/killed"
     for _ in range(2):  # the second kill hits a run that was itself continued

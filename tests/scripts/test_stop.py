@@ -136,7 +136,7 @@ def test_a_run_on_tar_shards_goes_on_in_the_middle_of_an_epoch(folder: Path, sha
     assert end_of(stopped) == end_of(folder / "output/train" / f"tar{processes}")
 
 
-@pytest.mark.parametrize("through", ["train.py", "run.sh"])
+@pytest.mark.parametrize("through", [pytest.param("train.py", marks=pytest.mark.slow), "run.sh"])
 def test_a_closed_terminal_saves_and_ends_with_143(folder: Path, through: str) -> None:
     """A real terminal: every write to it fails once it is closed, that of the signal's handler, too."""
     name = f"hup {through}"
@@ -161,7 +161,14 @@ def test_a_closed_terminal_saves_and_ends_with_143(folder: Path, through: str) -
     assert read_container(place / "checkpoint-latest.safetensors").state["progress"]["update"] > 0
 
 
-@pytest.mark.parametrize("where", ["2>&1 | head -n 1", "2>/dev/full", "2>&-"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "2>&1 | head -n 1",
+        pytest.param("2>/dev/full", marks=pytest.mark.slow),
+        pytest.param("2>&-", marks=pytest.mark.slow),
+    ],
+)
 def test_a_standard_error_that_cannot_be_written_does_not_end_a_run(folder: Path, where: str) -> None:
     name = f"deaf{len(where)}"
     command = f"set -o pipefail; {sys.executable} {ROOT / 'train.py'} {' '.join(ARGUMENTS)} --experiment {name} {where}"

@@ -15,10 +15,10 @@ demo: .venv/ready
 	.venv/bin/python demo/run.py
 
 test: .venv/ready
-	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --durations=10
+	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --durations=10
 
 test-all: .venv/ready
-	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --durations=10 -m ''
+	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --durations=10 -m ''
 
 lint: .venv/ready
 	.venv/bin/ruff check .

@@ -204,7 +204,7 @@ def test_a_loss_that_explodes_ends_with_76_and_keeps_the_last_checkpoint(folder:
                cwd=folder, code=78)  # fmt: skip
     assert "lr 0.001 -> 1000000.0" in last_error(done)
     error = last_error(run("train.py", *arguments, "--epochs", "2", "--restart", cwd=folder, code=76))
-    assert "the loss" in error
+    assert error.startswith(("the loss is ", "the norm of the gradient is "))
     assert "clip" in error or "finite" in error
     assert (folder / "output/train/nan.1/checkpoint-latest.safetensors").read_bytes() == before
 

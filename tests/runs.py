@@ -55,6 +55,13 @@ def contents(path: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(path.iterdir()) if p.name != ".lock"}
 
 
+def newest_of(folder: RunFolder) -> tuple[str, int]:
+    """Returns the name and the update of the checkpoint that is continued from."""
+    found = folder.newest(logging.getLogger("test"))
+    assert found is not None
+    return found[0].stem, found[1].state["progress"]["update"]
+
+
 def recovered(path: Path) -> int:
     """Starts again in a folder, and returns which save it goes on from; -1: from the beginning.
 

@@ -22,7 +22,7 @@ import numpy as np
 from util.deploy.bundle import MANIFEST, PARAMS, read_manifest
 from util.errors import MismatchError, MissingInputError, UsageError, UserError, WeightsError, run_script
 from util.files import check_new_file, kind_of
-from util.settings import Parser
+from util.settings import tool_parser
 from util.tables import table_text
 from util.weights import EMA, MODEL, read_weights
 from util.weights.container import Container, is_container, read_container, write_container
@@ -271,12 +271,7 @@ def _say(text: str) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of the four commands."""
-    parser = Parser(
-        prog="python -m util.checkpoint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("util.checkpoint", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, *, writes: bool) -> argparse.ArgumentParser:

@@ -141,6 +141,16 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+def tool_parser(module: str, description: str | None) -> Parser:
+    """Returns the parser of a command `python -m <module>`, which has arguments instead of settings."""
+    return Parser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def _build_parser(
     groups: dict[str, type[Any]], *, description: str, positional: str | None, prog: str | None
 ) -> tuple[Parser, dict[str, Any]]:

@@ -9,7 +9,6 @@ import pytest
 from tests.docs.test_readme import text
 from tests.docs.test_training_docs import named, tables_with
 from util import errors, storage
-from util.data.loader import DATA_TIMEOUT
 from util.job import LONGEST_PAUSE, STOP_SECONDS
 from util.options import LoaderOptions, RunOptions
 from util.processes import LAUNCHER_GONE
@@ -73,7 +72,6 @@ def test_the_numbers_are_the_codes(page: str) -> None:
     }
     for name, value in told.items():
         assert re.search(rf"{name}\W{{1,2}}{value:g}\b", content), name
-    assert LoaderOptions().data_timeout == DATA_TIMEOUT
     assert "1、2、4" in content or "1, 2 and 4 seconds" in content
     assert storage.PAUSES == (1.0, 2.0, 4.0)
     for number, word in (

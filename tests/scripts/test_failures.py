@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -92,6 +93,16 @@ def test_a_worker_that_hangs_is_named_with_its_file(folder: Path) -> None:
     assert "(--data_timeout 3): data worker " in error
     assert re.search(r"hangs for \d+ s, which was at data/train/n01440764/n01440764 5\.JPEG", error)
     assert last_event(folder / "output/train/hung")["exit_code"] == 75
+
+
+@pytest.mark.slow
+def test_without_the_limit_it_would_be_waited_for(folder: Path) -> None:
+    """The control: what Paddle's loader does by itself, as with a limit that is never reached."""
+    command: list[str | Path] = ["data", folder / "deaf.marker", *ARGUMENTS, "--num_workers", "2"]
+    with Background(*command, "--data_timeout", "3600", "--experiment", "deaf", cwd=folder, script=SLOWED) as job:
+        wait_until((folder / "deaf.marker").exists, "stuck")
+        with pytest.raises(subprocess.TimeoutExpired):
+            job.process.wait((3 + 7) * SLOW)
 
 
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGSTOP, "is stopped"), (signal.SIGKILL, "was killed")])

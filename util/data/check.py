@@ -33,7 +33,7 @@ from util.errors import DataError, MissingInputError, OutputError, SaveError, Us
 from util.files import as_field
 from util.log import start_logging
 from util.options.data import LoaderOptions
-from util.settings import Parser
+from util.settings import tool_parser
 
 MAX_NAMED = 20  # files named on standard error
 MAX_TWINS = 5
@@ -165,12 +165,7 @@ def verify_split(
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m util.data.check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("util.data.check", __doc__)
     add = parser.add_argument
     add("data_dir", metavar="DIR", type=Path, help="the data set, as train.py takes it")
     add("--split", action="append", metavar="NAME", help="folder under DIR, repeatable (default: train and val)")

@@ -23,13 +23,13 @@ from util.data.sampler import EvalBatches, TrainBatches
 from util.data.workers import SHARED_MEMORY, Worker, WorkerBoard
 from util.errors import DataError, ResumableError
 from util.log import NAME
+from util.options import LoaderOptions
 from util.processes import die_with_parent
 
 Batch = tuple[Tensor, Tensor, Tensor, list[BadImage]]  # images (B, C, H, W), labels (B,), indices (B,), bad images
 
 PREFETCH = 2  # batches that each worker makes in advance
 POLL = 0.2  # seconds between two looks at the workers while a batch is awaited
-DATA_TIMEOUT = 600.0  # seconds to wait for a batch, where no setting says otherwise
 
 
 def collate(samples: Sequence[Sample | BadImage]) -> list[Any]:
@@ -100,10 +100,10 @@ class SerialLoader:
 class WorkerLoader(SerialLoader):
     """Loads `Batch`es in worker processes, which hand over numpy arrays.
 
-    shared_memory: whether they put them in /dev/shm, or send them through a pipe, which is slower.
+    loading: how many, whether they put batches in /dev/shm or send them through a pipe, which is slower, and how long
+        a batch is awaited. A worker that needs longer, was stopped or was killed is a ResumableError that names its
+        process and its file.
     persistent: whether workers stay between epochs; they then live until the process ends, even without their loader.
-    timeout: seconds to wait for a batch. A worker that needs longer, was stopped or was killed is a ResumableError that
-        names its process and its file.
     """
 
     def __init__(
@@ -111,23 +111,21 @@ class WorkerLoader(SerialLoader):
         dataset: ImageDataset,
         batches: TrainBatches | EvalBatches,
         *,
-        num_workers: int,
-        shared_memory: bool,
+        loading: LoaderOptions,
         persistent: bool,
-        timeout: float,
     ) -> None:
         super().__init__(dataset, batches)
-        self.timeout = timeout
-        self.board = WorkerBoard(num_workers)
+        self.timeout = loading.data_timeout
+        self.board = WorkerBoard(loading.num_workers)
         self._persistent = persistent
         self._started = False
         self._loader = DataLoader(
             _Reading(dataset, self.board),
             batch_sampler=batches,
             collate_fn=collate,
-            num_workers=num_workers,
+            num_workers=loading.num_workers,
             prefetch_factor=PREFETCH,
-            use_shared_memory=shared_memory,
+            use_shared_memory=loading.shared_memory,
             persistent_workers=persistent,
             worker_init_fn=_begin_worker,
             return_list=True,
@@ -224,25 +222,12 @@ def _answer(
 
 
 def make_loader(
-    dataset: ImageDataset,
-    batches: TrainBatches | EvalBatches,
-    *,
-    num_workers: int,
-    shared_memory: bool = True,
-    persistent: bool = True,
-    timeout: float = DATA_TIMEOUT,
+    dataset: ImageDataset, batches: TrainBatches | EvalBatches, *, loading: LoaderOptions, persistent: bool = True
 ) -> SerialLoader:
-    """Returns a loader with that many workers, or one that needs none."""
-    if num_workers == 0:
+    """Returns a loader with as many workers as `loading` says, or one that needs none."""
+    if loading.num_workers == 0:
         return SerialLoader(dataset, batches)
-    return WorkerLoader(
-        dataset,
-        batches,
-        num_workers=num_workers,
-        shared_memory=shared_memory,
-        persistent=persistent,
-        timeout=timeout,
-    )
+    return WorkerLoader(dataset, batches, loading=loading, persistent=persistent)
 
 
 def eval_set(images: ImageList, preprocessing: Preprocessing) -> ImageDataset:
@@ -256,23 +241,13 @@ def eval_loader(
     batches: EvalBatches,
     preprocessing: Preprocessing,
     *,
-    num_workers: int,
-    shared_memory: bool = True,
+    loading: LoaderOptions,
     persistent: bool = True,
-    timeout: float = DATA_TIMEOUT,
 ) -> SerialLoader:
     """Returns the loader of a labelled split for evaluation. Warns when its batches may not fit into /dev/shm."""
-    dataset = eval_set(images, preprocessing)
-    if num_workers > 0 and shared_memory:
-        warn_of_small_shared_memory(preprocessing.input_size, batches.batch_size, num_workers=num_workers)
-    return make_loader(
-        dataset,
-        batches,
-        num_workers=num_workers,
-        shared_memory=shared_memory,
-        persistent=persistent,
-        timeout=timeout,
-    )
+    if loading.num_workers > 0 and loading.shared_memory:
+        warn_of_small_shared_memory(preprocessing.input_size, batches.batch_size, num_workers=loading.num_workers)
+    return make_loader(eval_set(images, preprocessing), batches, loading=loading, persistent=persistent)
 
 
 def warn_of_small_shared_memory(image_shape: tuple[int, ...], batch_size: int, *, num_workers: int) -> None:

@@ -21,7 +21,7 @@ from util.data.shards import find_shards, find_splits, index_path, read_classes
 from util.data.splits import load_split
 from util.errors import MissingInputError, UsageError, run_script
 from util.log import start_logging
-from util.settings import Parser
+from util.settings import tool_parser
 
 MEGABYTE = 1_000_000
 
@@ -80,12 +80,7 @@ def index(folder: Path, splits: Sequence[str], *, log: logging.Logger) -> None:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m util.data.shard",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("util.data.shard", __doc__)
     parser.add_argument(
         "folder", metavar="DATA", type=Path, help="the data set; with --index, the folder of the shards"
     )

@@ -20,7 +20,7 @@ from util.data.image_list import ImageList
 from util.data.splits import MAX_REPORTED, scan_folder
 from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError, run_script
 from util.log import start_logging
-from util.settings import Parser
+from util.settings import tool_parser
 
 TRAIN, VAL, NAMES = "train_list.txt", "val_list.txt", "class_names.txt"
 
@@ -121,12 +121,7 @@ def write_split(split: Split, output: Path, *, force: bool) -> None:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m util.data.split",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("util.data.split", __doc__)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="holds a folder of images for each class")
     parser.add_argument("--val", type=float, default=0.1, help="part of each class for validation (default: 0.1)")
     parser.add_argument("--seed", type=int, default=42, help="chooses the images (default: 42)")

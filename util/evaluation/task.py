@@ -111,9 +111,7 @@ def run_task(task: Task, world: World, *, batch_size: int, loading: LoaderOption
         task.images,
         batches,
         task.trained.preprocessing,
-        num_workers=loading.num_workers,
-        shared_memory=loading.shared_memory,
-        timeout=loading.data_timeout,
+        loading=loading,
         persistent=False,  # or a set of them would live on for each checkpoint
     )
     results = evaluate_images(

@@ -37,7 +37,7 @@ class WeightsOptions:
 
     resume: str | None = setting(
         None,
-        "checkpoint to load; train.py continues it, and without one (auto) the newest in the run's folder",
+        "checkpoint to load; train.py continues it, and without one (none or auto) the newest in the run's folder",
         flags=("--ckpt_path",),
         scope="machine",
         yaml=False,

@@ -20,7 +20,7 @@ from util.files import kind_of
 from util.log import start_logging
 from util.report.page import GENERATOR, report_page
 from util.report.run import read_run
-from util.settings import Parser
+from util.settings import tool_parser
 
 NAME = "report.html"
 SUFFIX = ".html"
@@ -67,12 +67,7 @@ def _is_report(path: Path) -> bool:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m util.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("util.report", __doc__)
     parser.add_argument("runs", metavar="RUN_DIR", nargs="+", type=Path, help="folder of a run, which train.py names")
     parser.add_argument(
         "--output", metavar="HTML", type=Path, help=f"file to write (default: {NAME} in RUN_DIR, if there is only one)"

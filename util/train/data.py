@@ -139,22 +139,9 @@ class TrainingData:
         self.train_set = ImageDataset(
             splits.train, _train_transform(augment, preprocessing), seed=seed, substitute=True
         )
-        self._train_loader = make_loader(
-            self.train_set,
-            self.sampler,
-            num_workers=loader.num_workers,
-            shared_memory=loader.shared_memory,
-            timeout=loader.data_timeout,
-        )
+        self._train_loader = make_loader(self.train_set, self.sampler, loading=loader)
         self.val_set = eval_set(splits.val, preprocessing)
-        self.val_loader = eval_loader(
-            splits.val,
-            self.val_batches,
-            preprocessing,
-            num_workers=loader.num_workers,
-            shared_memory=loader.shared_memory,
-            timeout=loader.data_timeout,
-        )
+        self.val_loader = eval_loader(splits.val, self.val_batches, preprocessing, loading=loader)
         self._mixing_ends = mix.mixup_off_epoch or None
         self._mixer, self._no_mixer = (
             Mixer(

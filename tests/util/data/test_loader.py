@@ -23,6 +23,7 @@ from util.data.splits import load_split
 from util.data.transforms import eval_transform, train_transform
 from util.errors import DataError
 from util.log import NAME, start_logging
+from util.options import LoaderOptions
 
 PREPROCESSING = Preprocessing(
     input_size=(3, 16, 16), crop_pct=0.9, crop_mode="center", interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3
@@ -69,7 +70,9 @@ def _epochs(images: ImageList, num_workers: int) -> list[Arrays]:
     """Returns the batches of epochs 0, 1 and 0 again from one loader."""
     sampler = TrainBatches(num_images=len(images), batch_size=3, seed=5)
     transform = train_transform(input_size=16, aa="rand-m9-mstd0.5-inc1", reprob=0.5)
-    loader = make_loader(ImageDataset(images, transform, seed=5), sampler, num_workers=num_workers)
+    loader = make_loader(
+        ImageDataset(images, transform, seed=5), sampler, loading=LoaderOptions(num_workers=num_workers)
+    )
     epochs = []
     for epoch in (0, 1, 0):
         sampler.set_epoch(epoch)
@@ -115,7 +118,12 @@ def test_bad_images_come_through_as_values(num_workers: int, images: ImageList, 
     (tmp_path / "bad.png").write_bytes(b"nothing")
     mixed = ImageList(tmp_path, ["good.png", "bad.png", "gone.png", "good.png"], np.arange(4), None)
     first, second = _to_numpy(
-        eval_loader(mixed, EvalBatches(num_images=4, batch_size=2), PREPROCESSING, num_workers=num_workers)
+        eval_loader(
+            mixed,
+            EvalBatches(num_images=4, batch_size=2),
+            PREPROCESSING,
+            loading=LoaderOptions(num_workers=num_workers),
+        )
     )
     assert (first[1].tolist(), second[2].tolist()) == ([0], [3])
     assert first[3] == [BadImage(str(tmp_path / "bad.png"), "is not an image (JPEG, PNG, WEBP, BMP, GIF)")]
@@ -128,7 +136,12 @@ def test_batch_of_bad_images_alone_comes_through_as_values(num_workers: int, tmp
     failure = ""
     try:
         found = _to_numpy(
-            eval_loader(gone, EvalBatches(num_images=3, batch_size=2), PREPROCESSING, num_workers=num_workers)
+            eval_loader(
+                gone,
+                EvalBatches(num_images=3, batch_size=2),
+                PREPROCESSING,
+                loading=LoaderOptions(num_workers=num_workers),
+            )
         )
     except SystemError as error:
         failure = str(error)  # kept alive by the error's frames, the loader would hang pytest at its exit
@@ -139,7 +152,7 @@ def test_batch_of_bad_images_alone_comes_through_as_values(num_workers: int, tmp
 
 def test_evaluation_batches_are_the_evaluation_transform(images: ImageList) -> None:
     batches = EvalBatches(num_images=len(images), batch_size=4)
-    found = _to_numpy(eval_loader(images, batches, PREPROCESSING, num_workers=0))
+    found = _to_numpy(eval_loader(images, batches, PREPROCESSING, loading=LoaderOptions(num_workers=0)))
     assert np.concatenate([indices for _, _, indices, _ in found]).tolist() == list(range(10))
     assert np.concatenate([labels for _, labels, _, _ in found]).tolist() == images.labels.tolist()
     transform = eval_transform(input_size=16, crop_pct=0.9, interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -160,14 +173,16 @@ def test_shared_memory_is_what_paddle_is_told(
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(loader, "DataLoader", lambda dataset, **options: told.append(options))
     batches = EvalBatches(num_images=10, batch_size=4)
-    eval_loader(images, batches, PREPROCESSING, num_workers=2, shared_memory=shared_memory)
+    eval_loader(images, batches, PREPROCESSING, loading=LoaderOptions(num_workers=2, shared_memory=shared_memory))
     assert [options["use_shared_memory"] for options in told] == [shared_memory]
 
 
 def test_batches_are_the_same_without_shared_memory(images: ImageList) -> None:
     batches = EvalBatches(num_images=10, batch_size=4)
-    without = eval_loader(images, batches, PREPROCESSING, num_workers=2, shared_memory=False)
-    _assert_equal(_to_numpy(without), _to_numpy(eval_loader(images, batches, PREPROCESSING, num_workers=0)))
+    without = eval_loader(images, batches, PREPROCESSING, loading=LoaderOptions(num_workers=2, shared_memory=False))
+    _assert_equal(
+        _to_numpy(without), _to_numpy(eval_loader(images, batches, PREPROCESSING, loading=LoaderOptions(num_workers=0)))
+    )
 
 
 class _Lines(logging.Handler):
@@ -188,7 +203,7 @@ def _warnings(images: ImageList, monkeypatch: pytest.MonkeyPatch, *, free: int, 
     monkeypatch.setattr(logging.getLogger(NAME), "handlers", [log])
     monkeypatch.setattr(loader, "DataLoader", lambda dataset, **options: None)
     monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_bavail=free, f_frsize=1))
-    eval_loader(images, EvalBatches(num_images=10, batch_size=4), PREPROCESSING, **options)
+    eval_loader(images, EvalBatches(num_images=10, batch_size=4), PREPROCESSING, loading=LoaderOptions(**options))
     return log.lines
 
 
@@ -224,6 +239,7 @@ runtime.start(1)
 from util.data.loader import make_loader
 from util.data.sampler import EvalBatches
 from util.errors import run_script
+from util.options import LoaderOptions
 
 class Data:
     class images:
@@ -238,7 +254,7 @@ class Data:
         os.kill(os.getpid(), signal.SIGBUS)  # as a write to a full /dev/shm ends
 
 def main(argv):
-    list(make_loader(Data(), EvalBatches(num_images=4, batch_size=1), num_workers=1))
+    list(make_loader(Data(), EvalBatches(num_images=4, batch_size=1), loading=LoaderOptions(num_workers=1)))
 
 run_script(main)
 """

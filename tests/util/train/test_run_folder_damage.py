@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from tests.runs import INTERVAL, PROGRESS, contents, open_run, save, state_of, tensors_of
+from tests.runs import INTERVAL, PROGRESS, contents, newest_of, state_of, tensors_of
 from util import storage
 from util.errors import MissingInputError, WeightsError
 from util.train.progress import LATEST, PREVIOUS
@@ -23,28 +22,6 @@ from util.weights.container import read_container
 
 ROOT = Path(__file__).parents[3]
 LOG = logging.getLogger("test")
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run after its three saves, not to be changed."""
-    folder = open_run(tmp_path_factory.mktemp("saved") / "run")
-    for number in range(3):
-        save(folder, number)
-    return folder.path
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> RunFolder:
-    shutil.copytree(saved, tmp_path / "run")
-    return open_run(tmp_path / "run")
-
-
-def newest_of(folder: RunFolder) -> tuple[str, int]:
-    """Returns the name and the update of the checkpoint that is continued from."""
-    found = folder.newest(LOG)
-    assert found is not None
-    return found[0].stem, found[1].state["progress"]["update"]
 
 
 def damages(data: bytes) -> Iterator[bytes]:

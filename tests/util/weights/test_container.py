@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from tests.checkpoints import PREPROCESS, AnyModel
+from tests.containers import STATE, assert_bits_equal, some_tensors
 from util import storage
 from util.errors import MissingInputError, WeightsError
 from util.weights import load_weights, read_weights, set_weights
@@ -29,47 +30,20 @@ DESCRIPTION = {
     "preprocess": PREPROCESS,
     "classes": {"folders": None, "names": ["a", "b"]},
 }
-STATE = {"epoch": 3, "best": 81.25, "name": "ä", "nested": {"list": [1, None, True]}}
-
-
-def _tensors() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {
-        "model/weight": rng.standard_normal((4, 6)).astype(np.float32),
-        "model/bias": np.array([0.0, -0.0, 1e-45, np.finfo(np.float32).max], np.float32),
-        "ema/weight": rng.standard_normal((4, 6)).astype(np.float16),
-        "optimizer/steps": np.arange(5),
-        "rng": rng.integers(0, 256, 7, dtype=np.uint8),
-        "transposed": np.arange(6, dtype=np.float64).reshape(2, 3).T,
-        "empty": np.zeros((0, 3), np.float32),
-        "flag": np.array([True, False]),
-    }
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    path = tmp_path / "checkpoint.safetensors"
-    write_container(path, _tensors(), STATE)
-    return path
-
-
-def _assert_equal(found: np.ndarray, expected: np.ndarray) -> None:
-    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-    assert found.tobytes() == expected.tobytes()
 
 
 def test_round_trip_is_bit_equal(saved: Path) -> None:
     container = read_container(saved)
     assert container.state == STATE
-    assert set(container.tensors) == set(_tensors())
-    for name, tensor in _tensors().items():
-        _assert_equal(container.tensors[name], tensor)
+    assert set(container.tensors) == set(some_tensors())
+    for name, tensor in some_tensors().items():
+        assert_bits_equal(container.tensors[name], tensor)
 
 
 def test_scalar_keeps_its_shape(tmp_path: Path) -> None:
     scalar = np.array(3.5, np.float32)
     write_container(tmp_path / "x.safetensors", {"scalar": scalar}, {})
-    _assert_equal(read_container(tmp_path / "x.safetensors").tensors["scalar"], scalar)
+    assert_bits_equal(read_container(tmp_path / "x.safetensors").tensors["scalar"], scalar)
 
 
 def test_no_tensors_at_all(tmp_path: Path) -> None:
@@ -82,7 +56,7 @@ def test_no_tensors_at_all(tmp_path: Path) -> None:
 def test_file_mode_follows_the_umask(umask: int, mode: int, tmp_path: Path) -> None:
     before = os.umask(umask)
     try:
-        write_container(tmp_path / "x.safetensors", _tensors(), STATE)
+        write_container(tmp_path / "x.safetensors", some_tensors(), STATE)
         assert os.umask(umask) == umask  # left as it was
     finally:
         os.umask(before)
@@ -209,7 +183,7 @@ def test_set_weights_copies_every_value() -> None:
     tensors = _weights(model)
     assert set_weights(model, tensors, source="x") == []
     for name, value in model.state_dict().items():
-        _assert_equal(value.numpy(), tensors[name])
+        assert_bits_equal(value.numpy(), tensors[name])
 
 
 def test_differences_are_listed_and_nothing_is_loaded() -> None:
@@ -227,7 +201,7 @@ def test_differences_are_listed_and_nothing_is_loaded() -> None:
     assert "unexpected (1): 0.scale" in message
     assert "wrong shape (1): 0.weight [2, 3] instead of [3, 2]" in message
     for name, value in model.state_dict().items():
-        _assert_equal(value.numpy(), before[name])
+        assert_bits_equal(value.numpy(), before[name])
 
 
 @pytest.mark.parametrize("kind", ["missing", "unexpected", "wrong shape"])
@@ -253,8 +227,8 @@ def test_replaceable_names_of_another_shape_are_left_out_and_told() -> None:
     before = model.state_dict()["0.weight"].numpy()
     tensors = _weights(model) | {"0.weight": np.zeros((3, 5), np.float32)}
     assert set_weights(model, tensors, source="x", replaceable=("0.weight", "0.bias")) == ["0.weight"]
-    _assert_equal(model.state_dict()["0.weight"].numpy(), before)
-    _assert_equal(model.state_dict()["0.bias"].numpy(), tensors["0.bias"])  # its shape fits
+    assert_bits_equal(model.state_dict()["0.weight"].numpy(), before)
+    assert_bits_equal(model.state_dict()["0.bias"].numpy(), tensors["0.bias"])  # its shape fits
     del tensors["0.weight"]
     with pytest.raises(WeightsError, match=r"missing \(1\): 0\.weight"):
         set_weights(model, tensors, source="x", replaceable=("0.weight",))
@@ -270,11 +244,11 @@ def test_load_weights_reads_both_kinds_of_file(tmp_path: Path) -> None:
         other = _linear()
         load_weights(other, tmp_path / f"{name}.safetensors")
         for key, value in other.state_dict().items():
-            _assert_equal(value.numpy(), plain[key])
+            assert_bits_equal(value.numpy(), plain[key])
     loaded = read_weights(tmp_path / "own.safetensors", use_ema=True)
     assert loaded.state == DESCRIPTION
     for key, value in averaged.items():
-        _assert_equal(loaded.tensors[key], value)
+        assert_bits_equal(loaded.tensors[key], value)
 
 
 def test_weights_that_are_not_there(tmp_path: Path) -> None:

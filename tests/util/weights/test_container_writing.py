@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.containers import STATE, assert_bits_equal, some_tensors
 from tests.faulty_storage import FaultyStorage
 from util import storage
 from util.errors import NonFiniteLossError, SaveError
@@ -23,40 +24,12 @@ from util.weights.container import (
     write_container,
 )  # fmt: skip
 
-STATE = {"epoch": 3, "best": 81.25, "name": "ä", "nested": {"list": [1, None, True]}}
-
-
-def _tensors() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {
-        "model/weight": rng.standard_normal((4, 6)).astype(np.float32),
-        "model/bias": np.array([0.0, -0.0, 1e-45, np.finfo(np.float32).max], np.float32),
-        "ema/weight": rng.standard_normal((4, 6)).astype(np.float16),
-        "optimizer/steps": np.arange(5),
-        "rng": rng.integers(0, 256, 7, dtype=np.uint8),
-        "transposed": np.arange(6, dtype=np.float64).reshape(2, 3).T,
-        "empty": np.zeros((0, 3), np.float32),
-        "flag": np.array([True, False]),
-    }
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    path = tmp_path / "checkpoint.safetensors"
-    write_container(path, _tensors(), STATE)
-    return path
-
-
-def _assert_equal(found: np.ndarray, expected: np.ndarray) -> None:
-    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-    assert found.tobytes() == expected.tobytes()
-
 
 def test_the_library_reads_it_and_tensors_are_aligned(saved: Path) -> None:
     loaded = load_file(saved)
-    assert loaded.keys() == _tensors().keys()
-    for name, tensor in _tensors().items():
-        _assert_equal(loaded[name], tensor)
+    assert loaded.keys() == some_tensors().keys()
+    for name, tensor in some_tensors().items():
+        assert_bits_equal(loaded[name], tensor)
     data = saved.read_bytes()
     size = int.from_bytes(data[:8], "little")
     assert size % 8 == 0
@@ -65,20 +38,20 @@ def test_the_library_reads_it_and_tensors_are_aligned(saved: Path) -> None:
     end = 0
     for name, entry in header.items():  # in the order of their places, without gaps
         assert entry["data_offsets"][0] == end
-        assert end % _tensors()[name].dtype.itemsize == 0, name
+        assert end % some_tensors()[name].dtype.itemsize == 0, name
         end = entry["data_offsets"][1]
     assert 8 + size + end == len(data)
 
 
 def test_equal_content_gives_equal_bytes(saved: Path, tmp_path: Path) -> None:
-    backwards = dict(reversed(_tensors().items()))
+    backwards = dict(reversed(some_tensors().items()))
     write_container(tmp_path / "other.safetensors", backwards, dict(reversed(STATE.items())))
     assert (tmp_path / "other.safetensors").read_bytes() == saved.read_bytes()
 
 
 def test_files_that_the_library_wrote_stay_readable(tmp_path: Path) -> None:
     """Up to version 0.1 the library wrote them; the sha256 is worked out here from what it was said to be over."""
-    tensors, text = {k: np.ascontiguousarray(v) for k, v in _tensors().items()}, json.dumps(STATE, sort_keys=True)
+    tensors, text = {k: np.ascontiguousarray(v) for k, v in some_tensors().items()}, json.dumps(STATE, sort_keys=True)
     sha = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         sha.update(f"{name} {tensors[name].dtype.str} {tensors[name].shape}".encode() + tensors[name].tobytes())
@@ -100,7 +73,7 @@ def test_saving_holds_no_second_copy_of_the_tensors(tmp_path: Path) -> None:
 
 def test_two_threads_save_at_once(tmp_path: Path) -> None:
     threads = [
-        threading.Thread(target=write_container, args=(tmp_path / f"{n}.safetensors", _tensors(), {"n": n}))
+        threading.Thread(target=write_container, args=(tmp_path / f"{n}.safetensors", some_tensors(), {"n": n}))
         for n in range(4)
     ]
     for thread in threads:
@@ -125,7 +98,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("util.weights.container._verify", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_container(tmp_path / "x.safetensors", _tensors(), STATE)
+        write_container(tmp_path / "x.safetensors", some_tensors(), STATE)
     assert os.listdir(tmp_path) == []
 
 
@@ -177,7 +150,7 @@ def test_what_is_written_is_read_back_before_the_old_file_is_replaced(
             yield bytes([piece[0] ^ 1]) + piece[1:]
 
     monkeypatch.setattr(storage, "read", read_other)
-    for act in (lambda: write_container(saved, _tensors(), {}), lambda: copy_container(saved, saved)):
+    for act in (lambda: write_container(saved, some_tensors(), {}), lambda: copy_container(saved, saved)):
         with pytest.raises(SaveError, match=r"not saved: what was read back is not what was written; earlier"):
             act()
         assert saved.read_bytes() == before
@@ -190,7 +163,7 @@ def test_file_is_synced_before_it_is_renamed_and_the_folder_after(
 ) -> None:
     working = FaultyStorage()
     working.install(monkeypatch)
-    write_container(tmp_path / "x.safetensors", _tensors(), STATE)
+    write_container(tmp_path / "x.safetensors", some_tensors(), STATE)
     kinds = [operation.kind for operation in working.record if operation.kind != "write"]
     assert kinds == ["create", "sync", "close", "replace", "sync_folder"]
 
@@ -203,7 +176,7 @@ def test_a_copy_is_equal_and_a_file_of_its_own(saved: Path, tmp_path: Path) -> N
 
 def test_removed_folder_is_a_save_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(SaveError, match=r"gone/x\.safetensors: not saved: No such file"):
-        write_container(tmp_path / "gone" / "x.safetensors", _tensors(), STATE)
+        write_container(tmp_path / "gone" / "x.safetensors", some_tensors(), STATE)
     with pytest.raises(SaveError, match=r"x\.safetensors: not saved: No such file"):
         copy_container(tmp_path / "gone.safetensors", tmp_path / "x.safetensors")
     assert os.listdir(tmp_path) == []

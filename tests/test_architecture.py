@@ -72,7 +72,7 @@ def test_no_family_imports_another() -> None:
 WITHOUT_PADDLE = (  # docs/architecture.md names them; packages stand for all that is in them
     "util.options", "util.settings", "util.errors", "util.runtime", "util.restore", "util.prediction", "util.weights",
     "util.report", "util.deploy.bundle", "util.deploy.engines", "util.checkpoint", "util.storage", "util.stop",
-    "util.processes", "util.job", "util.outcome", "util.launcher", "util.data", "util.train.progress",
+    "util.processes", "util.notes", "util.job", "util.outcome", "util.launcher", "util.data", "util.train.progress",
     "util.train.run_folder", "util.train.saver", "util.train.rejected",
     "train", "eval", "predict", "export_model", "infer",
 )  # fmt: skip
@@ -108,9 +108,9 @@ def test_imports_without_paddle() -> None:
 
 
 def test_what_run_sh_becomes_needs_the_standard_library_alone() -> None:
-    for name in ("job", "outcome", "processes"):
+    for name in ("job", "outcome", "processes", "notes"):
         found = reached(ROOT / f"util/{name}.py")
-        assert found <= {"util.outcome", "util.processes", "util.launcher"}
+        assert found <= {"util.outcome", "util.processes", "util.launcher", "util.notes", "util.errors"}
         # Paddle's launcher is imported by `launcher.main`, in the process that becomes it
         others = {module for path in (name, *(m[5:] for m in found)) for module in packages(ROOT / f"util/{path}.py")}
         assert others - {"util", "paddle"} <= set(sys.stdlib_module_names)

@@ -5,14 +5,19 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, TextIO
+
+from util.notes import leave_error
+
+# Exit codes; those of user errors are the same numbers.
+INTERNAL, CANNOT_WRITE, RESUMABLE, INTERRUPTED, TERMINATED = 70, 73, 75, 130, 143
 
 
 class UserError(ValueError):
     """Something the user can mend: scripts print it as one line and exit with `exit_code`."""
 
-    exit_code = 70
+    exit_code = INTERNAL
 
 
 class UsageError(UserError):
@@ -42,7 +47,7 @@ class WeightsError(UserError):
 class OutputError(UserError):
     """The output cannot be written there."""
 
-    exit_code = 73
+    exit_code = CANNOT_WRITE
 
 
 class SaveError(UserError):
@@ -54,7 +59,7 @@ class SaveError(UserError):
 class ResumableError(UserError):
     """Something outside of the run broke down; started again, it goes on from its newest checkpoint."""
 
-    exit_code = 75
+    exit_code = RESUMABLE
 
 
 class NonFiniteLossError(UserError):
@@ -75,6 +80,13 @@ class MismatchError(UserError):
     exit_code = 78
 
 
+def listed(items: Iterable[str], limit: int, *, separator: str = ", ") -> str:
+    """Returns the first `limit` items, and how many more there are: `a, b, and 1,203 more`."""
+    names = list(items)
+    more = [f"and {len(names) - limit:,} more"] if len(names) > limit else []
+    return separator.join(names[:limit] + more)
+
+
 class Stopped(Exception):  # noqa: N818  not an error: what was asked for
     """A signal ended the run, which has saved a complete checkpoint."""
 
@@ -83,9 +95,7 @@ class Stopped(Exception):  # noqa: N818  not an error: what was asked for
         self.exit_code = exit_code
 
 
-INTERNAL = 70
-INTERRUPTED = 130
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_FULL_OR_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def _report(message: str, code: int) -> NoReturn:
@@ -94,15 +104,11 @@ def _report(message: str, code: int) -> NoReturn:
 
 
 def _leave(text: str, code: int) -> NoReturn:
-    """Prints a line and exits. With several processes it also leaves both for run.sh, which asks where.
+    """Prints a line and exits, and leaves both for run.sh, too.
 
     When one process of a job fails, the others break down too, and the launcher reports whichever it sees first.
     """
-    folder, rank = os.environ.get("RUN_ERROR_DIR"), os.environ.get("PADDLE_TRAINER_ID")
-    if folder and rank:
-        place = os.path.join(folder, f"error.{rank}")
-        with contextlib.suppress(OSError), open(place, "w", encoding="utf-8", errors="replace") as file:
-            file.write(f"{code}\n{text}\n")
+    leave_error(code, text)
     print(text, file=sys.stderr, flush=True)
     sys.exit(code)
 
@@ -154,7 +160,7 @@ def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more while it ends
         _report("standard output was closed before the results were written", SaveError.exit_code)
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+        if error.errno not in _FULL_OR_BROKEN:
             _exit_internal()
         _report(f"{error.filename or 'output'}: not written: {error.strerror}", SaveError.exit_code)
     except SystemError as error:  # Paddle's, wherever the main process is when a worker of its DataLoader dies

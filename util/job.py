@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import io
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -19,23 +20,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from util.outcome import CANNOT_WRITE, INTERRUPTED, RESUMABLE, STOPPED, Outcome, has_failed, judge
-from util.processes import (
-    NOTES_VARIABLE,
-    adopt_orphans,
-    children,
-    descendants,
-    ends_with_parent,
-    has_new_checkpoint,
-    send,
-)
+from util.errors import CANNOT_WRITE, INTERRUPTED, RESUMABLE
+from util.notes import NOTES_VARIABLE, has_new_checkpoint, put_run_note, read_run_note
+from util.outcome import STOPPED, Outcome, has_failed, judge
+from util.processes import adopt_orphans, children, descendants, ends_with_parent, send
 
 LOOK_SECONDS = 0.1
 STOP_SECONDS = 120.0  # for saving, once asked to stop
 GRACE_SECONDS = 10.0  # for the others when a process has failed, and for what a dead launcher left behind
 AT_ONCE_SECONDS = 1.0  # after a second Ctrl-C
 LONGEST_PAUSE = 300.0
-RUN_NOTE = "run_folder"  # what note_run_folder writes
+LOG_READ = 1 << 16
+LOG_SECONDS = 1.0  # for the end of the log, which the log folder has, too
 _LAUNCHER = "import sys; sys.path.insert(0, sys.argv.pop(1)); from util.launcher import main; main()"
 
 
@@ -87,7 +83,7 @@ class Signals:
 class Attempt:
     """One start of the job, from its first process to its last."""
 
-    run_note = b""  # what the run said about its folder (util/processes.py), should the notes be removed meanwhile
+    run_note = b""  # what the run said about its folder, should the notes be removed meanwhile
 
     def __init__(self, job: Job, arguments: Sequence[str], notes: Path, signals: Signals) -> None:
         self._job, self._notes, self._signals = job, notes, signals
@@ -106,12 +102,14 @@ class Attempt:
 
     def wait(self) -> Outcome:
         """Returns how it ended, when nothing of it is left."""
-        end_by = float("inf")
+        end_by, overdue = float("inf"), 0.0
         while self._process.poll() is None:
             end_by = min(end_by, time.monotonic() + self._seconds_left())
             if self._signals.first:
                 self._ask_to_stop()
             if time.monotonic() > end_by:
+                if self._signals.first and not has_failed(self._notes):
+                    overdue = STOP_SECONDS
                 self._kill_all()
             self._look()
             time.sleep(LOOK_SECONDS)
@@ -120,20 +118,19 @@ class Attempt:
         self._log.close()
         if self._signals.at_once:
             return Outcome(INTERRUPTED, "error: interrupted; the processes were ended at once")
-        return judge(self._notes, code=self._process.returncode, several=self._job.several, asked=self._signals.first)
+        code, asked = self._process.returncode, self._signals.first
+        return judge(self._notes, code=code, several=self._job.several, asked=asked, overdue=overdue)
 
     def bring_back_run_note(self) -> None:
         """Writes the run's note again if it was removed, so that the next attempt knows what this one has done."""
-        if self.run_note and not (self._notes / RUN_NOTE).exists():
+        if self.run_note and not read_run_note(self._notes):
             with contextlib.suppress(OSError):
                 make_folder(self._notes)
-                (self._notes / RUN_NOTE).write_bytes(self.run_note)
+                put_run_note(self._notes, self.run_note)
 
     def _look(self) -> None:
         self._log.copy()
-        if not self.run_note:
-            with contextlib.suppress(OSError):
-                self.run_note = (self._notes / RUN_NOTE).read_bytes()
+        self.run_note = self.run_note or read_run_note(self._notes)
 
     def _seconds_left(self) -> float:
         """Returns how long the processes may go on, from what is known now."""
@@ -185,27 +182,49 @@ class Attempt:
 
 
 class LogCopy:
-    """Copies what a file gains to standard output, until that is closed; also when the file is removed meanwhile."""
+    """Copies what a file gains to standard output, as far as that takes it; also when the file is removed meanwhile.
+
+    Never waits: a pager that shows its first page, or a terminal after Ctrl-S, must not keep run.sh from its work. A
+    closed one ends the copying alone: the log is in a file anyway.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: io.FileIO | None = None
+        self._pending = b""
+        self._reader = select.poll()
+        self._open = sys.stdout is not None
+        if self._open:
+            self._reader.register(sys.stdout.fileno(), select.POLLOUT)
 
-    def copy(self) -> None:
+    def copy(self) -> bool:
+        """Copies what can be copied now; returns whether it was all there is."""
+        while self._open:
+            if not self._pending and not self._read():
+                return True
+            if not self._reader.poll(0):
+                return False
+            try:
+                written = os.write(sys.stdout.fileno(), self._pending[: select.PIPE_BUF])
+            except OSError:
+                self._open = False
+            else:
+                self._pending = self._pending[written:]
+        return True
+
+    def _read(self) -> bool:
         try:
             self._file = self._file or io.FileIO(self._path)
-            gained = self._file.readall() or b""
+            self._pending = self._file.read(LOG_READ) or b""
         except OSError:  # it is not there yet, or the disk failed: the job goes on
-            return
-        if sys.stdout is None or not gained:
-            return
-        try:
-            sys.stdout.buffer.write(gained)
-            sys.stdout.buffer.flush()
-        except OSError:  # a closed terminal or pipe must not end a run; its log is in a file anyway
-            sys.stdout = None
+            return False
+        return bool(self._pending)
 
     def close(self) -> None:
+        """Copies the rest, for a second at most."""
+        end = time.monotonic() + LOG_SECONDS
+        while not self.copy() and time.monotonic() < end:
+            time.sleep(LOOK_SECONDS)
         if self._file is not None:
             self._file.close()
 

@@ -17,13 +17,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from util.processes import LAUNCHER_GONE, LAUNCHER_VARIABLE, NOTES_VARIABLE, descendants, send
+from util.errors import INTERRUPTED, RESUMABLE, TERMINATED
+from util.notes import EXITS, NOTES_VARIABLE
+from util.processes import LAUNCHER_VARIABLE, descendants, send
 
 _LOOK_SECONDS = 0.1
 _ORPHAN_SECONDS = 10.0  # for saving, once the starter is gone
-EXITS = "exits"
 _NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.ENOENT)  # Paddle's launcher writes files before it starts a process
-_FOLLOWS = (LAUNCHER_GONE, 130, 143)  # codes with which processes end because of another, or of a signal
+_FOLLOWS = (RESUMABLE, INTERRUPTED, TERMINATED)  # codes with which processes end because of another, or of a signal
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
         notes = os.environ[NOTES_VARIABLE]
         with contextlib.suppress(OSError):  # standard error may be on the same disk
             os.write(2, f"error: {notes}: no place for the logs of the processes: {error.strerror}\n".encode())
-        sys.exit(LAUNCHER_GONE)
+        sys.exit(RESUMABLE)
     finally:
         exits.look()
         if exits.unwritten:
@@ -71,7 +72,7 @@ class ExitNotes:
         time.sleep(_ORPHAN_SECONDS)
         for pid in descendants(os.getpid()):
             send(pid, signal.SIGKILL)
-        os._exit(LAUNCHER_GONE)
+        os._exit(RESUMABLE)
 
     def look(self) -> None:
         with self._lock:
@@ -90,4 +91,4 @@ class ExitNotes:
     def unwritten_code(self) -> int:
         """Returns the exit code of the first process that failed by itself, 75 if a signal killed the first of all."""
         own = [code for code in self.unwritten if code > 0 and code not in _FOLLOWS]
-        return own[0] if own else max(self.unwritten[0], 0) or LAUNCHER_GONE
+        return own[0] if own else max(self.unwritten[0], 0) or RESUMABLE

@@ -1,17 +1,16 @@
 """How an attempt of a job ended: the one exit code and the one reason that `run.sh` reports.
 
-When one process of several fails, the others break down after it, and the launcher reports whichever it sees. Each
-process leaves its last line and its code in `error.<rank>` (util/errors.py); the launcher leaves in `exits` how each
-one ended (util/launcher.py).
+When one process of several fails, the others break down after it, and the launcher reports whichever it sees. So what
+each has left behind (util/notes.py) is compared.
 """
 
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from util.launcher import EXITS
+from util.errors import INTERNAL, INTERRUPTED, RESUMABLE, TERMINATED
+from util.notes import Ended, read_errors, read_exits
 
-INTERNAL, CANNOT_WRITE, RESUMABLE, INTERRUPTED, TERMINATED = 70, 73, 75, 130, 143
 _HINTS = {int(signal.SIGKILL): " (out of memory?)", int(signal.SIGBUS): " (is /dev/shm full?)"}
 STOPPED = (INTERRUPTED, TERMINATED)
 _AT_ONCE = 1.0  # seconds within which others break down after a process was killed; the launcher's own kills come later
@@ -26,28 +25,24 @@ class Outcome:
     said: bool = False
 
 
-@dataclass(frozen=True)
-class _Ended:
-    rank: int
-    code: int
-    time: float  # seconds since 1970
-    words: str  # its last line; empty: it said nothing
-
-
-def judge(notes: Path, *, code: int, several: bool, asked: int) -> Outcome:
+def judge(notes: Path, *, code: int, several: bool, asked: int, overdue: float = 0.0) -> Outcome:
     """Returns the outcome of an attempt.
 
     notes: its folder. code: of the launcher, or of the only process; negative for a signal.
     several: whether there was a launcher. asked: the signal that run.sh was sent and passed on, or 0.
+    overdue: the seconds that the processes had for saving, if run.sh killed those that needed more; else 0.
     """
-    errors, exits = _read_errors(notes), _read_exits(notes)
+    errors, exits = read_errors(notes), read_exits(notes)
     if not several:
-        exits = [_Ended(0, code, 0.0, "")] if code < 0 else []
-    found = _judge_stopped(errors, exits, asked, code) if asked else _judge_failed(errors, exits, code)
+        exits = [Ended(0, code, 0.0)] if code < 0 else []
+    if overdue:
+        found = _judge_overdue(errors, overdue)
+    else:
+        found = _judge_stopped(errors, exits, asked, code) if asked else _judge_failed(errors, exits, code)
     return found if several else replace(found, said=0 in errors)
 
 
-def _judge_failed(errors: dict[int, _Ended], exits: list[_Ended], code: int) -> Outcome:
+def _judge_failed(errors: dict[int, Ended], exits: list[Ended], code: int) -> Outcome:
     silent = [ended for ended in exits if ended.code and ended.rank not in errors]
     first = _first(errors)
     if first is not None and first.code in STOPPED:  # some processes were stopped, perhaps because of one that was not
@@ -61,13 +56,23 @@ def _judge_failed(errors: dict[int, _Ended], exits: list[_Ended], code: int) -> 
     return Outcome(code)
 
 
-def _judge_stopped(errors: dict[int, _Ended], exits: list[_Ended], asked: int, code: int) -> Outcome:
+def _judge_overdue(errors: dict[int, Ended], seconds: float) -> Outcome:
+    """The outcome when run.sh has killed what did not end: a failure that a process could tell counts; else nothing is known to be saved."""
+    own = _first({rank: ended for rank, ended in errors.items() if ended.code not in (*STOPPED, RESUMABLE)})
+    if own is not None:
+        return Outcome(own.code, own.words)
+    late = f"error: not all processes ended within {seconds:g} s of the signal, and were killed; the last save counts"
+    return Outcome(RESUMABLE, late)
+
+
+def _judge_stopped(errors: dict[int, Ended], exits: list[Ended], asked: int, code: int) -> Outcome:
     """The outcome when run.sh was asked to stop: a process that could not save says so, and that counts."""
+    if code == 0:  # it had ended before it heard of the signal
+        return Outcome(0)
     stopped = Outcome(INTERRUPTED if asked == signal.SIGINT else TERMINATED, "")
-    own = [ended for ended in errors.values() if ended.code not in (*STOPPED, RESUMABLE)]
-    if own:
-        first = min(own, key=lambda ended: ended.time)
-        return Outcome(first.code, first.words)
+    own = _first({rank: ended for rank, ended in errors.items() if ended.code not in (*STOPPED, RESUMABLE)})
+    if own is not None:
+        return Outcome(own.code, own.words)
     said = [ended.words for ended in errors.values() if ended.code in STOPPED]
     if said:
         return Outcome(stopped.code, said[0])
@@ -85,18 +90,18 @@ def _judge_stopped(errors: dict[int, _Ended], exits: list[_Ended], asked: int, c
     return stopped
 
 
-def _first(errors: dict[int, _Ended]) -> _Ended | None:
-    return min(errors.values(), key=lambda ended: ended.time, default=None)
+def _first(errors: dict[int, Ended]) -> Ended | None:
+    return min(errors.values(), key=lambda ended: ended.second, default=None)
 
 
-def _is_cause(silent: _Ended, first: _Ended) -> bool:
+def _is_cause(silent: Ended, first: Ended) -> bool:
     """Whether a process that ended without a word is why the first that has spoken failed."""
-    if silent.code == -signal.SIGTERM or silent.time > first.time + _AT_ONCE:  # as the launcher ends others
+    if silent.code == -signal.SIGTERM or silent.second > first.second + _AT_ONCE:  # as the launcher ends others
         return False
     return silent.code == -signal.SIGKILL or first.code in (INTERNAL, RESUMABLE, *STOPPED)
 
 
-def _describe_silent(ended: _Ended) -> Outcome:
+def _describe_silent(ended: Ended) -> Outcome:
     if ended.code > 0:
         return Outcome(
             ended.code, f"error: process {ended.rank} ended with {ended.code}; its log says more, if anything"
@@ -108,26 +113,4 @@ def _describe_silent(ended: _Ended) -> Outcome:
 
 def has_failed(notes: Path) -> bool:
     """Returns whether a process under the launcher has ended with anything but 0."""
-    return any(ended.code for ended in _read_exits(notes))
-
-
-def _read_errors(notes: Path) -> dict[int, _Ended]:
-    found = {}
-    for path in notes.glob("error.*"):
-        try:
-            code, end, words = path.read_text(encoding="utf-8", errors="replace").partition("\n")
-            time = path.stat().st_mtime
-        except OSError:  # removed, with the folder
-            continue
-        if end and code.isdecimal():  # a process that was killed while it wrote, or on a full disk, has said nothing
-            rank = int(path.suffix[1:])
-            found[rank] = _Ended(rank, int(code), time, words.strip())
-    return found
-
-
-def _read_exits(notes: Path) -> list[_Ended]:
-    try:
-        lines = (notes / EXITS).read_text(encoding="utf-8").split("\n")[:-1]  # what has no end was torn by a full disk
-    except OSError:
-        return []
-    return [_Ended(int(rank), int(code), float(time), "") for rank, code, time in map(str.split, lines)]
+    return any(ended.code for ended in read_exits(notes))

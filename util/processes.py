@@ -6,7 +6,6 @@ GPU. So each asks the kernel to be told (prctl(2), PR_SET_PDEATHSIG).
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
 import sys
@@ -15,12 +14,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from util.errors import RESUMABLE
+
 _SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _LOOK_SECONDS = 0.5
 
-NOTES_VARIABLE = "RUN_ERROR_DIR"  # the folder in which the processes of an attempt leave notes for run.sh
 LAUNCHER_VARIABLE = "RUN_LAUNCHER"  # its process id: what a rank's parent must be
-LAUNCHER_GONE = 75  # exit code of a rank that its launcher left behind: started again, the run continues
 
 
 def _prctl(option: int, value: int) -> None:
@@ -55,7 +54,7 @@ def _end_after(parent: int, seconds: float) -> None:
         2,
         f"error: the launcher (process {parent}) is gone, and this process did not end within {seconds:g} s\n".encode(),
     )
-    os._exit(LAUNCHER_GONE)
+    os._exit(RESUMABLE)
 
 
 def die_with_parent() -> None:
@@ -73,7 +72,7 @@ def ends_with_parent() -> Callable[[], None]:
     def prepare() -> None:
         _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
         if os.getppid() != parent:
-            os._exit(LAUNCHER_GONE)
+            os._exit(RESUMABLE)
 
     return prepare
 
@@ -114,39 +113,3 @@ def send(pid: int, number: int) -> None:
     """Sends a signal to a process that may have ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def note_run_folder(folder: Path) -> None:
-    """Tells run.sh which folder this run has opened, and what was in it: what `--restart` asked for is done.
-
-    Call it on one process, once the folder is known and an earlier run was moved aside. Without run.sh it does nothing.
-    """
-    place = os.environ.get(NOTES_VARIABLE)
-    if place is None:
-        return
-    note = {"folder": str(folder.resolve()), "checkpoints": _checkpoints(folder)}
-    temporary = Path(place, f".run_folder.{os.getpid()}")
-    with contextlib.suppress(OSError):  # the folder may be gone or full; then run.sh repeats the arguments as they are
-        temporary.write_text(json.dumps(note), encoding="utf-8")
-        temporary.replace(Path(place, "run_folder"))
-
-
-def has_new_checkpoint(notes: Path) -> bool | None:
-    """Returns whether an attempt's run has written a checkpoint since `note_run_folder`; None without that note."""
-    try:
-        note = json.loads((notes / "run_folder").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    now = _checkpoints(Path(note["folder"]))
-    return any(note["checkpoints"].get(name) != written for name, written in now.items())
-
-
-def _checkpoints(folder: Path) -> dict[str, int]:
-    """Returns when each checkpoint of a run's folder was written, in ns."""
-    found = {}
-    for path in folder.glob("checkpoint-*.safetensors"):
-        try:
-            found[path.name] = path.stat().st_mtime_ns
-        except FileNotFoundError:  # pruned at this moment
-            continue
-    return found

@@ -7,9 +7,8 @@ import stat
 import time
 from types import FrameType
 
-from util.errors import INTERRUPTED
+from util.errors import INTERRUPTED, TERMINATED
 
-TERMINATED = 143
 LONGEST_PATIENCE = 20.0  # seconds from the signal, however many batches are still to come: the launcher waits for 30
 
 

@@ -20,7 +20,6 @@ from tests.models.test_registry import SIZES
 from train import TrainSettings
 from util import errors
 from util.settings import Settings, parse, read_yaml
-from util.stop import TERMINATED
 from util.weights.__main__ import ConvertSettings
 from util.weights.sources import require_source
 
@@ -202,7 +201,7 @@ def test_the_accuracies_are_the_first_of_the_page_of_models(document: str) -> No
 def test_every_exit_code_is_listed(document: str) -> None:
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", text(document), re.M)}
     raised = {error.exit_code for error in errors.UserError.__subclasses__()}
-    assert listed == raised | {0, errors.INTERNAL, errors.INTERRUPTED, TERMINATED}
+    assert listed == raised | {0, errors.INTERNAL, errors.INTERRUPTED, errors.TERMINATED}
 
 
 def test_the_architecture_names_every_module() -> None:

@@ -11,8 +11,6 @@ from tests.docs.test_training_docs import named, tables_with
 from util import errors, storage
 from util.job import LONGEST_PAUSE, STOP_SECONDS
 from util.options import LoaderOptions, RunOptions
-from util.processes import LAUNCHER_GONE
-from util.stop import TERMINATED
 from util.train.epoch import IN_UPDATE_PATIENCE
 from util.train.rejected import MAX_LISTED
 from util.train.step import MAX_SKIPPED
@@ -85,7 +83,7 @@ def test_the_numbers_are_the_codes(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_exit_codes_are_those_of_the_scripts(page: str) -> None:
-    known = {e.exit_code for e in errors.UserError.__subclasses__()} | {errors.INTERRUPTED, TERMINATED, LAUNCHER_GONE}
+    known = {e.exit_code for e in errors.UserError.__subclasses__()} | {errors.INTERRUPTED, errors.TERMINATED}
     (stopping,) = tables_with(page, "signal/信号", "what happens/结果")
     (failing,) = tables_with(page, "what/情况", "when it is noticed, and what is said/何时发现、报告什么")
     codes = [int(row[2]) for table in (stopping, failing) for row in table[1:]]

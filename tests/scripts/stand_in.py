@@ -33,7 +33,8 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from util.processes import follow_parent, note_run_folder
+from util.notes import note_run_folder
+from util.processes import follow_parent
 
 RANK = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
 PROCESSES = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
@@ -43,7 +44,7 @@ def end(code: int, words: str) -> NoReturn:
     """Ends as the scripts end: one line, also for run.sh."""
     print(f"error: {words}", file=sys.stderr)
     with contextlib.suppress(OSError):
-        Path(os.environ["RUN_ERROR_DIR"], f"error.{RANK}").write_text(f"{code}\nerror: {words}\n")
+        Path(os.environ["RUN_NOTES"], f"error.{RANK}").write_text(f"{code}\nerror: {words}\n")
     sys.exit(code)
 
 
@@ -111,7 +112,7 @@ def lose_notes(code: int, starts: int) -> None:
     if PROCESSES > 1:
         meet()
     time.sleep(0.5)  # run.sh looks ten times a second
-    shutil.rmtree(Path(os.environ["RUN_ERROR_DIR"]).parent, ignore_errors=True)
+    shutil.rmtree(Path(os.environ["RUN_NOTES"]).parent, ignore_errors=True)
     print("cleaned", flush=True)
     end(code, "a peer went away")
 

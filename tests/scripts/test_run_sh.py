@@ -89,6 +89,23 @@ def test_a_second_ctrl_c_ends_everything_within_two_seconds(place: Path, process
         assert "interrupted; the processes were ended at once" in job.stderr
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_is_not_saved_in_time_is_not_called_saved(place: Path, processes: int) -> None:
+    script = place / "run.sh"
+    command = script.read_text(encoding="utf-8")
+    short = command.replace(
+        "from util.job import main;", "from util.job import main; import util.job as job; job.STOP_SECONDS = 1.0;"
+    )
+    assert short != command
+    script.write_text(short, encoding="utf-8")
+    with start_stand_in(place, "-g", str(processes), *["save:60"] * processes) as job:
+        wait_ready(place, job, processes)
+        job.process.terminate()
+        assert job.code(15) == 75
+        assert "error: not all processes ended within 1 s of the signal, and were killed" in job.stderr
+        assert job.look() == set()
+
+
 def test_sigterm_three_times_is_one_stop(place: Path) -> None:
     with start_stand_in(place, "-g", "1", "save:1") as job:
         wait_ready(place, job, 1)
@@ -144,6 +161,26 @@ def test_output_that_nobody_reads_any_more_does_not_end_the_job(place: Path) -> 
         process.kill()
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_output_that_nobody_reads_yet_does_not_keep_run_sh_from_its_work(place: Path, processes: int) -> None:
+    """A pager shows its first page, a terminal waits after Ctrl-S: the pipe is full, but run.sh ends when all have."""
+    read, write = os.pipe()
+    os.write(write, bytes(1 << 16))  # it is full from the beginning
+    command = ["bash", str(place / "run.sh"), "-g", str(processes), "-p", port(), *["train"] * processes]
+    process = subprocess.Popen(
+        command, cwd=place / "work", stdout=write, stderr=subprocess.DEVNULL, start_new_session=True,
+        env=os.environ | {"PYTHON": sys.executable, "TMPDIR": str(place / "tmp")},
+    )  # fmt: skip
+    os.close(write)
+    try:
+        wait_until(lambda: all((place / f"work/pid.{rank}").exists() for rank in range(processes)), "started")
+        process.terminate()
+        assert process.wait(15) == 143
+    finally:
+        process.kill()
+        os.close(read)
+
+
 # --- Deaths
 
 
@@ -168,7 +205,7 @@ def test_after_a_kill_nothing_is_left_within_15_seconds(place: Path, victim: str
 def test_the_launcher_alone_would_leave_its_processes_behind(place: Path) -> None:
     """The control of the test above: Paddle's launcher, killed, and nobody follows it."""
     command = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir", "log", "--nproc_per_node", "2"]
-    environment = os.environ | {"RUN_ERROR_DIR": str(place / "work")}
+    environment = os.environ | {"RUN_NOTES": str(place / "work")}
     launcher = subprocess.Popen(
         [*command, str(place / "train.py"), "alone", "alone"], cwd=place / "work", env=environment
     )

@@ -1,7 +1,10 @@
 """What run.sh becomes: many attempts, and notes that vanish or find no room."""
 
 import errno
+import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,31 @@ def test_without_any_room_the_reason_of_the_last_attempt_stays(
     found = run(Job("train.py", [], [], 3, 0.0), Signals(), tmp_path)
     lost = f"error: {tmp_path}: no folder for the logs: No space left on device; TMPDIR names another place"
     assert found == Outcome(75, f"error: broken\n{lost}")
+
+
+def test_a_log_arrives_whole_where_it_is_read_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    content = os.urandom(400_000)
+    (tmp_path / "log").write_bytes(content)
+    with os.fdopen(write, "w") as output, os.fdopen(read, "rb") as reader:
+        monkeypatch.setattr("sys.stdout", output)
+        log = LogCopy(tmp_path / "log")
+        begun = time.monotonic()
+        assert not log.copy(), "the pipe holds less than the log"
+        assert time.monotonic() - begun < 1
+        found = b""
+        while len(found) < len(content):
+            log.copy()
+            found += reader.read1(1 << 20)
+        assert found == content
+        log.close()
+
+
+def test_a_torn_note_of_the_run_repeats_the_arguments(tmp_path: Path) -> None:
+    (tmp_path / "run_folder").write_bytes(b'{"folder": "/')
+    assert job.next_arguments(["--restart"], tmp_path) == ["--restart"]
+    (tmp_path / "run_folder").write_text(json.dumps({"folder": str(tmp_path), "checkpoints": {}}))
+    assert job.next_arguments(["--restart"], tmp_path) == []
 
 
 def test_a_log_is_copied_to_its_end_although_its_name_is_gone(

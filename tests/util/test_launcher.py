@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from util import launcher
+from util import launcher, notes
 from util.launcher import ExitNotes
 
 
@@ -65,7 +65,7 @@ def test_a_start_without_room_is_tried_again_later(
     monkeypatch.setitem(sys.modules, package.__name__, package)
     monkeypatch.setitem(sys.modules, context.__name__, context)
     monkeypatch.setattr(ExitNotes, "watch", lambda self: None)  # its thread would outlive the test
-    monkeypatch.setenv(launcher.NOTES_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(notes.NOTES_VARIABLE, str(tmp_path))
     monkeypatch.setenv(launcher.LAUNCHER_VARIABLE, "")
     if code is None:
         with pytest.raises(OSError, match="the reason"):

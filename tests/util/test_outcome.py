@@ -74,6 +74,19 @@ def test_a_launcher_that_was_killed_is_a_passing_reason_although_its_processes_c
     )
 
 
+def test_a_single_process_that_had_already_succeeded_was_not_stopped(tmp_path: Path) -> None:
+    assert judge(tmp_path, code=0, several=False, asked=signal.SIGTERM) == Outcome(0)
+
+
+def test_what_was_killed_because_it_took_too_long_is_no_stop_unless_it_said_why(tmp_path: Path) -> None:
+    leave(tmp_path, errors={0: (143, 1.0)}, exits=[(0, 143, 1.0)])
+    found = judge(tmp_path, code=-9, several=True, asked=signal.SIGTERM, overdue=120.0)
+    assert found.code == 75
+    assert "not all processes ended within 120 s" in found.reason
+    leave(tmp_path, errors={1: (74, 2.0)}, exits=[(0, 143, 1.0), (1, 74, 2.0)])
+    assert judge(tmp_path, code=-9, several=True, asked=signal.SIGTERM, overdue=120.0).code == 74
+
+
 def test_an_error_cut_short_has_said_nothing(tmp_path: Path) -> None:
     (tmp_path / "error.0").write_text("")
     assert judge(tmp_path, code=3, several=True, asked=0).code == 3

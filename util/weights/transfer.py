@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
-from util.errors import MissingInputError, OutputError, SaveError, UntrustedFileError, UserError
+from util.errors import RESUMABLE, MissingInputError, OutputError, SaveError, UntrustedFileError, UserError
 from util.weights.connection import Deadline, PassingError, check_address, request
 
 MAX_REDIRECTS = 5
@@ -37,7 +37,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 class DownloadError(UserError):
     """The network or the server failed in a way that may pass; trying again later goes on where it stopped."""
 
-    exit_code = 75
+    exit_code = RESUMABLE
 
 
 @dataclass(frozen=True)

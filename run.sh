@@ -83,7 +83,7 @@ while IFS= read -r -d '' entry; do
   esac
   case "$name" in
     PATH | HOME | USER | LANG | LC_* | TMPDIR | TZ | VIRTUAL_ENV | PYTHONPATH | LD_LIBRARY_PATH | CUDA_* | NVIDIA_* | NCCL_* | \
-      GLOO_* | FLAGS_* | OMP_* | MKL_* | KMP_* | GLOG_* | WANDB_MODE | WANDB_DIR | NETRC | XDG_CACHE_HOME | PADDLE_CVT_HOME | \
+      GLOO_* | FLAGS_* | OMP_* | MKL_* | KMP_* | GLOG_* | WANDB_MODE | NETRC | XDG_CACHE_HOME | PADDLE_CVT_HOME | \
       HF_ENDPOINT | HTTP_PROXY | HTTPS_PROXY | NO_PROXY | http_proxy | https_proxy | no_proxy) kept+=("$entry") ;;
   esac
 done < <(env -0)

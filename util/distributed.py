@@ -38,7 +38,7 @@ class World:
         """
         if self.control is None:
             return list(numbers)
-        return self.control.largest(list(numbers), is_main=self.is_main)
+        return self.control.agree(list(numbers), is_main=self.is_main)
 
     def barrier(self) -> None:
         """Waits for every process, as long as it lives."""

@@ -57,7 +57,7 @@ def _judge_failed(errors: dict[int, Ended], exits: list[Ended], code: int) -> Ou
 
 
 def _judge_overdue(errors: dict[int, Ended], seconds: float) -> Outcome:
-    """The outcome when run.sh has killed what did not end: a failure that a process could tell counts; else nothing is known to be saved."""
+    """The outcome when run.sh has killed what did not end: nothing is known to be saved, but a reason told counts."""
     own = _first({rank: ended for rank, ended in errors.items() if ended.code not in (*STOPPED, RESUMABLE)})
     if own is not None:
         return Outcome(own.code, own.words)

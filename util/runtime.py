@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,14 +66,26 @@ def start(cpu_threads: int | None = None) -> Runtime:
     warnings.filterwarnings("ignore", message="No ccache found")
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # corrupt EXIF and large pictures: decode_image judges itself
-    _load_paddle()
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # Paddle's own handler prints the stack of its C++ part
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with _sigterm_later():
+        _load_paddle()
     return Runtime(
         threads=int(threads),
         vendor=vendor,
         mkl_debug_cpu_type=os.environ.get("MKL_DEBUG_CPU_TYPE"),
     )
+
+
+@contextlib.contextmanager
+def _sigterm_later() -> Iterator[None]:
+    """Holds SIGTERM back while Paddle is loaded, which installs a handler that prints the stack of its C++ part."""
+    own = signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        if not own:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _load_paddle() -> None:

@@ -29,7 +29,7 @@ from util.data.index import FileFacts, check_folders, check_index_place, has_ind
 from util.data.inspection import FileFact, inspect_files
 from util.data.splits import find_list, load_split
 from util.data.twins import twins_between, twins_within
-from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError, run_script
+from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError, listed, run_script
 from util.files import as_field
 from util.log import start_logging
 from util.options.data import LoaderOptions
@@ -47,22 +47,22 @@ class Checked:
     split: str
     images: ImageList
     files: FileFacts
-    sizes: np.ndarray  # int64 (N, 2), width and height in pixels; zeros where it cannot be decoded
+    dimensions: np.ndarray  # int64 (N, 2), width and height in pixels; zeros where it cannot be decoded
 
 
 def check_split(images: ImageList, *, split: str, num_workers: int, timeout: float, log: logging.Logger) -> Checked:
     """Reads and decodes every image of a split. timeout: seconds for one image, where processes read."""
     count = len(images)
     lengths, digests = np.full(count, -1, np.int64), np.zeros((count, 32), np.uint8)
-    sizes = np.zeros((count, 2), np.int64)
+    dimensions = np.zeros((count, 2), np.int64)
     reasons: dict[int, str] = {}
     facts = inspect_files(images, num_workers=num_workers, decode=True, timeout=timeout)
     for index, fact in _with_progress(facts, len(images), split=split, log=log):
         lengths[index], digests[index] = fact.size, np.frombuffer(fact.digest, np.uint8)
-        sizes[index] = fact.width, fact.height
+        dimensions[index] = fact.width, fact.height
         if fact.reason is not None:
             reasons[index] = fact.reason
-    return Checked(split, images, FileFacts(lengths, digests, dict(sorted(reasons.items()))), sizes)
+    return Checked(split, images, FileFacts(lengths, digests, dict(sorted(reasons.items()))), dimensions)
 
 
 def _with_progress(
@@ -86,15 +86,15 @@ def _with_progress(
 
 
 def _summary(checked: Checked) -> str:
-    images, good = checked.images, checked.sizes.all(axis=1)
+    images, good = checked.images, checked.dimensions.all(axis=1)
     counts = np.bincount(images.labels)
     counts = counts[counts > 0]
     text = f"{checked.split}: {len(images):,} images of {len(counts):,} classes"
     text += f", {counts.min():,} to {counts.max():,} a class"
     if good.any():
-        sizes = checked.sizes[good]
-        pixels = sizes.prod(axis=1)
-        least, most = sizes[pixels.argmin()], sizes[pixels.argmax()]
+        dimensions = checked.dimensions[good]
+        pixels = dimensions.prod(axis=1)
+        least, most = dimensions[pixels.argmin()], dimensions[pixels.argmax()]
         total = checked.files.sizes.clip(0).sum() / 1e6
         text += f"; {least[0]} x {least[1]} to {most[0]} x {most[1]} pixels; {total:,.1f} MB"
     return text
@@ -109,12 +109,11 @@ def _warn_of_twins(one: Checked, other: Checked, log: logging.Logger) -> None:
         pairs = twins_between(digests, readable, other.files.digests, np.flatnonzero(other.files.sizes > 0))
     if not pairs:
         return
-    named = [f"{other.images.paths[j]} = {one.images.paths[i]}" for i, j in pairs[:MAX_TWINS]]
+    named = listed((f"{other.images.paths[j]} = {one.images.paths[i]}" for i, j in pairs), MAX_TWINS)
     contrary = sum(_class_of(one, i) != _class_of(other, j) for i, j in pairs)
     what = "an earlier one" if one is other else f"one of {one.split}"
     labels = f", {contrary:,} of them with another label" if contrary else ""
-    more = " and so on" if len(pairs) > MAX_TWINS else ""
-    log.warning(f"{other.split}: {len(pairs):,} images have the same bytes as {what}{labels}: {', '.join(named)}{more}")
+    log.warning(f"{other.split}: {len(pairs):,} images have the same bytes as {what}{labels}: {named}")
 
 
 def _class_of(checked: Checked, index: int) -> str | int:
@@ -173,10 +172,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         add(f"--cls_label_path_{split}", metavar="LIST", help=f"list file of {split}, as train.py takes it")
     add("--delimiter", help="what separates path and label in a list file (default: white space)")
     add("--num_workers", "-j", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one a core)")
-    timeout = LoaderOptions.data_timeout
     add(
-        "--data_timeout", metavar="SECONDS", type=float, default=timeout,
-        help=f"a process that needs longer for one image is named, and ends the command (default: {timeout:g})",
+        "--data_timeout", metavar="SECONDS", type=float,
+        help="a process that needs longer for one image is named, and ends the command "
+        f"(default: {LoaderOptions.data_timeout:g})",
     )  # fmt: skip
     add("--output", metavar="FOLDER", type=Path, help="where to write the index (default: DIR)")
     add("--bad_list", metavar="TSV", type=Path, help="file for unreadable images (default: beside the index)")
@@ -184,11 +183,35 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.num_workers <= 1024:
         raise UsageError(f"--num_workers must be in [0, 1024]; got {arguments.num_workers}")
-    if not arguments.data_timeout > 0:
-        raise UsageError(f"--data_timeout must be positive; got {arguments.data_timeout}")
     if not arguments.data_dir.exists():
         raise MissingInputError(f"{arguments.data_dir}: no such data folder")
+    _refuse_without_effect(arguments)
+    if arguments.data_timeout is None:
+        arguments.data_timeout = LoaderOptions.data_timeout
+    if not arguments.data_timeout > 0:
+        raise UsageError(f"--data_timeout must be positive; got {arguments.data_timeout}")
     return arguments
+
+
+def _refuse_without_effect(arguments: argparse.Namespace) -> None:
+    """Raises a UsageError for an option that would change nothing, since another one is there."""
+    if arguments.verify:
+        for name in ("bad_list", "delimiter", "cls_label_path_train", "cls_label_path_val"):
+            if getattr(arguments, name) is not None:
+                raise UsageError(
+                    f"--{name} has no effect with --verify, which writes nothing and takes the images from the index; "
+                    f"leave out --{name}, or --verify to check anew"
+                )
+    for split in ("train", "val"):
+        if _list_option(arguments, split) is not None and split not in (arguments.split or (split,)):
+            raise UsageError(
+                f"--cls_label_path_{split} has no effect: {split} is not among the splits to check; "
+                f"add --split {split}, or leave the list out"
+            )
+    if arguments.data_timeout is not None and arguments.num_workers == 0:
+        raise UsageError(
+            "--data_timeout has no effect with --num_workers 0, where nobody watches; leave out one of them"
+        )
 
 
 def _splits(arguments: argparse.Namespace) -> list[str]:
@@ -196,10 +219,11 @@ def _splits(arguments: argparse.Namespace) -> list[str]:
     if arguments.split:
         return list(dict.fromkeys(arguments.split))
     root = arguments.data_dir
+    indexed = arguments.output or root if arguments.verify else root
     there = {
         split: (root / split).is_dir()
         or _list_option(arguments, split) is not None
-        or os.path.lexists(index_path(root, split))
+        or os.path.lexists(index_path(indexed, split))
         for split in ("train", "val")
     }
     found = [split for split, is_there in there.items() if is_there]
@@ -243,7 +267,7 @@ def _check_and_write(arguments: argparse.Namespace, split: str, folder: Path, lo
         checked.files,
         split=split,
         scanned=scanned,
-        listed=find_list(root, split, option),
+        list_file=find_list(root, split, option),
         list_option=None if option is None else f"--cls_label_path_{split}",
         delimiter=arguments.delimiter,
     )
@@ -254,10 +278,8 @@ def _check_and_write(arguments: argparse.Namespace, split: str, folder: Path, lo
 
 def _name(lines: Sequence[str]) -> None:
     """Names files on standard error, the first of them."""
-    for line in lines[:MAX_NAMED]:
-        tqdm.write(f"  {line}", file=sys.stderr)
-    if len(lines) > MAX_NAMED:
-        tqdm.write(f"  and {len(lines) - MAX_NAMED:,} more", file=sys.stderr)
+    named = listed(lines, MAX_NAMED, separator="\n  ")
+    tqdm.write(f"  {named}", file=sys.stderr)
 
 
 def _bad_list_path(folder: Path, split: str) -> Path:
@@ -268,6 +290,9 @@ def _bad_list_path(folder: Path, split: str) -> Path:
 def _check(arguments: argparse.Namespace, log: logging.Logger) -> None:
     folder = arguments.output or arguments.data_dir
     splits = _splits(arguments)
+    lists = [find_list(arguments.data_dir, split, _list_option(arguments, split)) for split in splits]
+    if arguments.delimiter is not None and not any(lists):
+        raise UsageError("--delimiter has no effect: no list file is read; leave it out, or name a list")
     _check_writable(folder, splits)
     found: list[Checked] = []
     for split in splits:
@@ -283,8 +308,8 @@ def _check(arguments: argparse.Namespace, log: logging.Logger) -> None:
     bad = [f"{c.images.path(i)}: {reason}" for c in found for i, reason in c.files.reasons.items()]
     if bad:
         _name(bad)
-        lists = [_bad_list_path(folder, c.split) for c in found if c.files.reasons]
-        where = arguments.bad_list or " and ".join(map(str, lists))
+        written = [_bad_list_path(folder, c.split) for c in found if c.files.reasons]
+        where = arguments.bad_list or " and ".join(map(str, written))
         total = sum(len(c.images) for c in found)
         raise DataError(
             f"{len(bad):,} of {total:,} images cannot be read, all listed in {where}; repair or remove them, and check "

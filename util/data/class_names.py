@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from util.errors import DataError, MismatchError
+from util.errors import DataError, MismatchError, listed
 from util.files import read_text
 
 MAX_REPORTED = 10  # problems named in one error
@@ -16,7 +16,7 @@ def index_classes(source: Path, found: Sequence[str], known: Sequence[str], *, a
     unknown = [name for name in found if name not in index_of]
     if unknown:
         raise MismatchError(
-            f"{source}: the classes {', '.join(unknown[:MAX_REPORTED])} are not among the {len(known)} classes of "
+            f"{source}: the classes {listed(unknown, MAX_REPORTED)} are not among the {len(known)} classes of "
             f"training; {advice}"
         )
     return index_of

@@ -22,7 +22,7 @@ class ImageList:
 
     pixels: the images themselves where they come from an archive; `paths` then only names them. Worker processes share
     them with the process that they were forked from.
-    bad: how many of the images an index (`util.data.index`) marks as unreadable, and `bad_at` which, sorted.
+    bad_at: which of the images an index (`util.data.index`) marks as unreadable, sorted; None: there is no index.
     shards: where the images are in tar shards; `paths` are then like `train-000003.tar:n01440764/n01440764_10026.jpg`.
     """
 
@@ -31,12 +31,16 @@ class ImageList:
     labels: np.ndarray  # int64 (num_images,)
     class_names: list[str] | None
     pixels: np.ndarray | None = None  # uint8 (num_images, H, W, 3)
-    bad: int = 0
     bad_at: np.ndarray | None = None  # int64 (bad,)
     shards: ShardImages | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def bad(self) -> int:
+        """How many of the images an index marks as unreadable."""
+        return 0 if self.bad_at is None else len(self.bad_at)
 
     def path(self, index: int) -> str:
         """Returns the full path of an image, or what stands for it: `cifar-10-python.tar.gz/data_batch_1[17]`."""
@@ -58,9 +62,8 @@ class ImageList:
         known = self.paths
         paths = known.select(indices) if isinstance(known, Paths) else [known[i] for i in indices]
         bad_at = None if self.bad_at is None else np.flatnonzero(np.isin(indices, self.bad_at))
-        bad = self.bad if bad_at is None else len(bad_at)
         labels = self.labels[indices]
-        return replace(self, paths=paths, labels=labels, pixels=pixels, bad=bad, bad_at=bad_at, shards=shards)
+        return replace(self, paths=paths, labels=labels, pixels=pixels, bad_at=bad_at, shards=shards)
 
     def fingerprint(self) -> str:
         """Returns a text that changes with the number, names, order or labels of the images, not with their place.

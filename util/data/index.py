@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from util.data.class_names import index_classes
 from util.data.image_list import ImageList
 from util.data.images import is_hidden, is_image_name
 from util.data.paths import Paths
-from util.errors import DataError, MissingInputError, OutputError, SaveError, WeightsError
+from util.errors import DataError, MissingInputError, OutputError, SaveError, WeightsError, listed
 from util.files import kind_of
 from util.weights.container import read_container, write_container
 
@@ -60,10 +60,10 @@ class Index:
     @property
     def advice(self) -> str:
         """The command that writes it anew."""
-        split, listed = self.state["split"], self.state["list"]
+        split, own = self.state["split"], self.state["list"]
         command = ["python", "-m", "util.data.check", str(self.root), "--split", split]
-        if listed is not None and listed["option"] is not None:
-            command += [listed["option"], listed["path"]]
+        if own is not None and own["option"] is not None:
+            command += [own["option"], own["path"]]
         return f"check the data again: {shlex.join(command)}"
 
 
@@ -105,16 +105,16 @@ def write_index(
     *,
     split: str,
     scanned: int,
-    listed: Path | None = None,
+    list_file: Path | None = None,
     list_option: str | None = None,
     delimiter: str | None = None,
 ) -> None:
     """Writes the index of a split, or leaves the one that was there. A full disk is a SaveError.
 
-    images: as scanned at `scanned` (ns since 1970). listed: the list file they come from, with its delimiter and the
-    option that named it; None: class folders.
+    images: as scanned at `scanned` (ns since 1970). list_file: what they come from, with its delimiter and the option
+        that named it; None: class folders.
     """
-    folders = _folders_of(images, split, from_list=listed is not None)
+    folders = _folders_of(images, split, from_list=list_file is not None)
     place = {folder: i for i, folder in enumerate(folders)}
     times = np.array([_change_time(images.root / folder) for folder in folders], np.int64)
     bad = sorted(files.reasons)
@@ -133,8 +133,8 @@ def write_index(
         "split": split,
         "classes": images.class_names,
         "list": None
-        if listed is None
-        else {"path": str(listed), "option": list_option, "delimiter": delimiter, "sha256": _sha256(listed)},
+        if list_file is None
+        else {"path": str(list_file), "option": list_option, "delimiter": delimiter, "sha256": _sha256(list_file)},
         "checked": datetime.now(UTC).isoformat(timespec="seconds"),
         "reasons": [files.reasons[i] for i in bad],
     }
@@ -186,14 +186,7 @@ def read_index(path: Path, root: Path) -> Index:
         version = state.get("index")
         what = "no index of images" if version is None else f"an index of version {version}, this code reads {VERSION}"
         raise DataError(f"{path}: {what}; {_anew(root)}")
-    images = ImageList(
-        root,
-        Paths(tensors["paths"]),
-        tensors["labels"],
-        state["classes"],
-        bad=len(tensors["bad"]),
-        bad_at=tensors["bad"],
-    )
+    images = ImageList(root, Paths(tensors["paths"]), tensors["labels"], state["classes"], bad_at=tensors["bad"])
     reasons = dict(zip(tensors["bad"].tolist(), state["reasons"], strict=True))
     files = FileFacts(tensors["sizes"], tensors["sha256"], reasons)
     folders = Paths(tensors["folders"])
@@ -208,26 +201,26 @@ def load_indexed(
     root: Path,
     split: str,
     *,
-    listed: Path | None,
+    list_file: Path | None,
     delimiter: str | None,
     class_names: Sequence[str] | None,
     num_classes: int | None,
 ) -> ImageList | None:
     """Returns the images of a split from its index, if it has one: the same as a scan would give.
 
-    Looked for below `root`, and beside the list file `listed`. The index of another list does not count. One that is
+    Looked for below `root`, and beside the list file. The index of another list does not count. One that is
     damaged, or does not go with the folders any more, is a DataError.
     """
-    for folder in dict.fromkeys([root] if listed is None else [root, listed.parent]):
+    for folder in dict.fromkeys([root] if list_file is None else [root, list_file.parent]):
         path = index_path(folder, split)
         if not has_index(path, root):
             continue
         index = read_index(path, root)
-        if not _is_about(index, split, listed, delimiter):
+        if not _is_about(index, split, list_file, delimiter):
             log.info(f"{path} is the index of another list or folder; not used")
             continue
         images = index.images
-        if listed is not None and num_classes is not None and images.labels.max() >= num_classes:
+        if list_file is not None and num_classes is not None and images.labels.max() >= num_classes:
             return None  # reading the list says which lines
         check_folders(index)
         check_sizes(index)
@@ -240,13 +233,13 @@ def load_indexed(
     return None
 
 
-def _is_about(index: Index, split: str, listed: Path | None, delimiter: str | None) -> bool:
+def _is_about(index: Index, split: str, list_file: Path | None, delimiter: str | None) -> bool:
     own = index.state["list"]
-    if listed is None:
+    if list_file is None:
         return own is None and os.path.join(index.state["split"], "x") == os.path.join(split, "x")
-    if own is None or not listed.is_file():
+    if own is None or not list_file.is_file():
         return False
-    return own["delimiter"] == delimiter and own["sha256"] == _sha256(listed)
+    return own["delimiter"] == delimiter and own["sha256"] == _sha256(list_file)
 
 
 def _renumbered(images: ImageList, source: Path, class_names: Sequence[str]) -> ImageList:
@@ -254,7 +247,7 @@ def _renumbered(images: ImageList, source: Path, class_names: Sequence[str]) -> 
     folders = images.class_names or []
     index_of = index_classes(source, folders, class_names, advice="remove them or use a list file")
     labels = np.array([index_of[name] for name in folders], np.int64)[images.labels]
-    return ImageList(images.root, images.paths, labels, list(class_names), bad=images.bad, bad_at=images.bad_at)
+    return ImageList(images.root, images.paths, labels, list(class_names), bad_at=images.bad_at)
 
 
 # --- whether it still goes with the files
@@ -269,7 +262,7 @@ def check_folders(index: Index) -> None:
     ]  # fmt: skip
     added, removed = _differences(index, folders, stale) if stale else ([], [])
     if added or removed:
-        changes = [f"{len(names):,} {what} ({_some(names)})" for what, names in
+        changes = [f"{len(names):,} {what} ({listed(names, MAX_NAMED)})" for what, names in
                    (("added", added), ("removed", removed)) if names]  # fmt: skip
         raise DataError(
             f"{index.path}: since {index.state['checked']} files were {' and '.join(changes)}; {index.advice}"
@@ -332,9 +325,3 @@ def check_sizes(index: Index) -> None:
                 f"{path}: has {size:,} bytes, but {known:,} when it was checked on {index.state['checked']}; "
                 f"{index.advice}"
             )
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
-    return ", ".join(listed[:MAX_NAMED]) + more

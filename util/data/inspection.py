@@ -5,7 +5,6 @@ import hashlib
 import multiprocessing
 import os
 import signal
-import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from multiprocessing.process import BaseProcess
 
 from util.data.image_list import ImageList
 from util.data.images import ImageError, decode_image, read_bytes
-from util.data.workers import Worker, WorkerBoard
+from util.data.workers import Watch, Worker, WorkerBoard
 from util.errors import ResumableError
 from util.processes import die_with_parent
 
@@ -70,11 +69,10 @@ def inspect_files(
         chunks = deque(range(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK))
         for worker in workers * AHEAD:
             worker.give(chunks)
-        now = time.monotonic()
+        watch = Watch(LOOK_SECONDS)
         while busy := [worker for worker in workers if worker.given]:
             ready = wait([worker.connection for worker in busy], LOOK_SECONDS)
-            before, now = now, time.monotonic()
-            seen = board.workers()
+            seconds, seen = watch.look(), board.workers()
             for worker in busy:
                 if worker.connection in ready:
                     indices = worker.given[0]
@@ -82,7 +80,7 @@ def inspect_files(
                     worker.give(chunks)
                     yield from zip(indices, facts, strict=True)
                 else:
-                    worker.check_progress(images, seen[worker.number], seconds=now - before, timeout=timeout)
+                    worker.check_progress(images, seen[worker.number], seconds=seconds, timeout=timeout)
 
 
 @dataclass
@@ -102,19 +100,15 @@ class _Worker:
         return self.given[0][0] if seen.index is None else seen.index
 
     def check_progress(self, images: ImageList, seen: Worker, *, seconds: float, timeout: float) -> None:
-        """Raises a ResumableError if it is at one image for too long. seconds: since the last look.
-
-        A long pause between two looks counts little: a job that was stopped as a whole (Ctrl-Z) may go on.
-        """
+        """Raises a ResumableError if it is at one image for too long. seconds: since the last look."""
         if self.place(seen) != self.seen_at:
             self.seen_at, self.seconds = self.place(seen), 0.0
             return
-        self.seconds += min(seconds, 2 * LOOK_SECONDS)
+        self.seconds += seconds
         if self.seconds > timeout:
-            how = {"T": "is stopped", "D": "waits for the disk"}.get(seen.state, "hangs")
             raise ResumableError(
-                f"process {seen.pid}, which reads images, {how} for {self.seconds:.0f} s (--data_timeout {timeout:g}) "
-                f"at {images.path(self.seen_at)}; run again, once that file can be read"
+                f"process {seen.pid}, which reads images, {seen.trouble} for {self.seconds:.0f} s "
+                f"(--data_timeout {timeout:g}) at {images.path(self.seen_at)}; run again, once that file can be read"
             )
 
     def give(self, chunks: deque[range]) -> None:

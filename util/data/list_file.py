@@ -9,7 +9,7 @@ import numpy as np
 
 from util.data.class_names import MAX_REPORTED
 from util.data.image_list import ImageList
-from util.errors import DataError, MissingInputError
+from util.errors import DataError, MissingInputError, listed
 from util.files import kind_of
 
 _LABEL = re.compile(r"\s*[0-9]{1,9}\s*")
@@ -45,9 +45,8 @@ def read_list(path: Path, root: Path, *, num_classes: int | None = None, delimit
     faults += _missing_files(root, paths, lines)
     faults += _labelled_twice(paths, labels, lines)
     if faults:
-        told = "; ".join(f"{path}:{number}: {fault}" for number, fault in sorted(faults)[:MAX_REPORTED])
-        more = len(faults) - MAX_REPORTED
-        raise DataError(told + (f" (and {more} more; {len(faults)} faults in all)" if more > 0 else ""))
+        told = (f"{path}:{number}: {fault}" for number, fault in sorted(faults))
+        raise DataError(listed(told, MAX_REPORTED, separator="; "))
     if not paths:
         raise DataError(f"{path}: lists no images")
     return ImageList(root, paths, np.asarray(labels, np.int64), None)

@@ -6,7 +6,6 @@ import os
 import queue
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from util.data.dataset import BadImage, ImageDataset, Sample
 from util.data.image_list import ImageList
 from util.data.preprocessing import Preprocessing
 from util.data.sampler import EvalBatches, TrainBatches
-from util.data.workers import SHARED_MEMORY, Worker, WorkerBoard
-from util.errors import DataError, ResumableError
+from util.data.workers import SHARED_MEMORY, Watch, Worker, WorkerBoard
+from util.errors import DataError, ResumableError, listed
 from util.log import NAME
 from util.options import LoaderOptions
 from util.processes import die_with_parent
@@ -30,6 +29,7 @@ Batch = tuple[Tensor, Tensor, Tensor, list[BadImage]]  # images (B, C, H, W), la
 
 PREFETCH = 2  # batches that each worker makes in advance
 POLL = 0.2  # seconds between two looks at the workers while a batch is awaited
+MAX_NAMED = 5  # unreadable images of a batch
 
 
 def collate(samples: Sequence[Sample | BadImage]) -> list[Any]:
@@ -171,14 +171,14 @@ class WorkerLoader(SerialLoader):
             ) from None
 
     def _await(self, answers: "queue.SimpleQueue[Any]") -> Any:
-        started = time.monotonic()
+        watch, waited = Watch(POLL), 0.0
         while True:
             try:
                 return answers.get(timeout=POLL)
             except queue.Empty:
                 self.on_wait()
             workers = self.board.workers()
-            waited = time.monotonic() - started
+            waited += watch.look()
             if waited > self.timeout or any(worker.is_dead for worker in workers):
                 raise self._failure(f"no batch came for {waited:.0f} s", workers)
 
@@ -203,9 +203,10 @@ class WorkerLoader(SerialLoader):
                 f"data {name} was killed{where}; if nobody did, memory ran out: use fewer --num_workers (after a bus "
                 "error --no_shared_memory: /dev/shm is too small)"
             )
-        how = {"T": "is stopped", "D": "waits for the disk"}.get(suspect.state, "hangs")
         since = f" for {suspect.seconds:.0f} s" if suspect.index is not None else ""
-        return ResumableError(f"{symptom} (--data_timeout {self.timeout:g}): data {name} {how}{since}{where}")
+        return ResumableError(
+            f"{symptom} (--data_timeout {self.timeout:g}): data {name} {suspect.trouble}{since}{where}"
+        )
 
 
 def _answer(
@@ -277,6 +278,5 @@ def _free_bytes(folder: Path) -> float:
 def refuse_bad_images(bad: Sequence[BadImage]) -> None:
     """Raises a DataError that names the bad images, if there are any."""
     if bad:
-        listed = "; ".join(f"{b.path}: {b.reason}" for b in bad[:5])
-        more = f" (and {len(bad) - 5} more in this batch)" if len(bad) > 5 else ""
-        raise DataError(f"unreadable image {listed}{more}; repair or remove it")
+        named = listed((f"{image.path}: {image.reason}" for image in bad), MAX_NAMED, separator="; ")
+        raise DataError(f"unreadable image {named}; repair or remove it")

@@ -23,7 +23,7 @@ from util.data.index import check_index_place
 from util.data.paths import Paths
 from util.data.shard_files import Shard
 from util.data.shard_tar import Member, TarReader
-from util.errors import DataError, MismatchError, OutputError, WeightsError
+from util.errors import DataError, MismatchError, OutputError, WeightsError, listed
 from util.files import kind_of
 from util.weights.container import read_container, write_container
 
@@ -171,8 +171,7 @@ def _joined(parts: Iterable[list[int]]) -> np.ndarray:
 def raise_faults(faults: Sequence[str]) -> None:
     """Raises a DataError with the first faults and how many there are, if there are any."""
     if faults:
-        more = f" (and {len(faults) - MAX_REPORTED} more)" if len(faults) > MAX_REPORTED else ""
-        raise DataError("; ".join(faults[:MAX_REPORTED]) + more)
+        raise DataError(listed(faults, MAX_REPORTED, separator="; "))
 
 
 def _keys_twice(paths: Paths, hashes: np.ndarray) -> list[str]:
@@ -234,10 +233,10 @@ def read_index(path: Path, shards: Sequence[Path], class_names: list[str] | None
     if state["class_names"] != class_names:
         faults.append("the class names are others")
     if faults:
-        more = f" (and {len(faults) - MAX_REPORTED} more)" if len(faults) > MAX_REPORTED else ""
+        named = listed(faults, MAX_REPORTED, separator="; ")
         raise MismatchError(
-            f"{path} is not the index of what is there: {'; '.join(faults[:MAX_REPORTED])}{more}; bring back the files "
-            f"that it was written for, or {again}"
+            f"{path} is not the index of what is there: {named}; bring back the files that it was written for, or "
+            f"{again}"
         )
     return ShardIndex(
         shards=[Shard(shard, *recorded[shard.name]) for shard in shards],

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from util.data.image_list import ImageList
 from util.data.splits import MAX_REPORTED, scan_folder
-from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError, run_script
+from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError, listed, run_script
 from util.log import start_logging
 from util.settings import tool_parser
 
@@ -69,9 +69,9 @@ def _scan(folder: Path) -> ImageList:
     images = scan_folder(folder, "")
     wrong = [path for path in (*(images.class_names or []), *images.paths) if not _fits_a_line(path)]
     if wrong:
-        listed = ", ".join(repr(path) for path in wrong[:MAX_REPORTED])
+        names = listed(map(repr, wrong), MAX_REPORTED)
         raise DataError(
-            f"{folder}: {listed} cannot stand in a list file (line break, white space at an end, or not UTF-8); rename"
+            f"{folder}: {names} cannot stand in a list file (line break, white space at an end, or not UTF-8); rename"
         )
     return images
 
@@ -142,8 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise DataError(f"{arguments.folder}: every class has a single image; none is left for validation")
     write_split(split, output, force=arguments.force)
     if split.single:
-        more = f" and {len(split.single) - MAX_REPORTED} more" if len(split.single) > MAX_REPORTED else ""
-        names = ", ".join(split.single[:MAX_REPORTED]) + more
+        names = listed(split.single, MAX_REPORTED)
         log.warning(f"a single image, which is for training, so that validation lacks these classes: {names}")
     log.info(
         f"{output}: {len(split.train):,} training and {len(split.val):,} validation images of "

@@ -15,7 +15,7 @@ from util.data.images import IMAGE_SUFFIXES, is_hidden
 from util.data.index import load_indexed
 from util.data.list_file import read_list
 from util.data.shards import load_shards
-from util.errors import DataError, MissingInputError, UsageError
+from util.errors import DataError, MissingInputError, UsageError, listed
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -29,16 +29,14 @@ def _check_class_folders(folder: Path, names: Sequence[str]) -> None:
     """
     broken = sorted(e.name for e in os.scandir(folder) if e.is_symlink() and not os.path.exists(e.path))
     if broken:
-        raise DataError(f"{folder}: {', '.join(broken[:MAX_REPORTED])}: a link that leads nowhere; mend or remove it")
+        raise DataError(f"{folder}: {listed(broken, MAX_REPORTED)}: a link that leads nowhere; mend or remove it")
     above = {os.path.realpath(folder), *map(os.path.realpath, folder.absolute().parents)}
     loops = [name for name in names if os.path.realpath(folder / name) in above]
     if loops:
-        raise DataError(f"{folder}: {', '.join(loops[:MAX_REPORTED])}: a link to a folder above it; remove it")
+        raise DataError(f"{folder}: {listed(loops, MAX_REPORTED)}: a link to a folder above it; remove it")
     not_text = [repr(name) for name in names if any("\ud800" <= character <= "\udfff" for character in name)]
     if not_text:
-        raise DataError(
-            f"{folder}: class folders whose names are not UTF-8: {', '.join(not_text[:MAX_REPORTED])}; rename"
-        )
+        raise DataError(f"{folder}: class folders whose names are not UTF-8: {listed(not_text, MAX_REPORTED)}; rename")
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
@@ -46,7 +44,7 @@ def _check_class_folders(folder: Path, names: Sequence[str]) -> None:
     if pairs:
         raise DataError(
             f"{folder}: class folders that differ only in case or in how an accent is written, one folder on other "
-            f"systems: {', '.join(pairs[:MAX_REPORTED])}; rename or merge them, or use a list file"
+            f"systems: {listed(pairs, MAX_REPORTED)}; rename or merge them, or use a list file"
         )
 
 
@@ -74,7 +72,7 @@ def scan_folder(root: Path, split: str, class_names: Sequence[str] | None = None
         labels.extend([index_of[name]] * len(images))
     if empty:
         suffixes = " ".join(IMAGE_SUFFIXES)
-        raise DataError(f"class folders without images ({suffixes}): {', '.join(empty[:MAX_REPORTED])}; remove or fill")
+        raise DataError(f"class folders without images ({suffixes}): {listed(empty, MAX_REPORTED)}; remove or fill")
     return ImageList(root, paths, np.asarray(labels, np.int64), known)
 
 
@@ -118,15 +116,15 @@ def load_split(
         in_shards = load_shards(root, split, class_names=class_names, num_classes=num_classes)
         if in_shards is not None:
             return in_shards
-    listed = find_list(root, split, list_path)
+    list_file = find_list(root, split, list_path)
     if use_index:
         indexed = load_indexed(
-            root, split, listed=listed, delimiter=delimiter, class_names=class_names, num_classes=num_classes
+            root, split, list_file=list_file, delimiter=delimiter, class_names=class_names, num_classes=num_classes
         )
         if indexed is not None:
             return indexed
-    if listed is not None:
-        return read_list(listed, root, num_classes=num_classes, delimiter=delimiter)
+    if list_file is not None:
+        return read_list(list_file, root, num_classes=num_classes, delimiter=delimiter)
     folder = root / split
     if not folder.is_dir():
         return _cifar(root, split, class_names)

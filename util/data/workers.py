@@ -38,6 +38,28 @@ class Worker:
     def is_dead(self) -> bool:
         return self.state in ("X", "Z")
 
+    @property
+    def trouble(self) -> str:
+        """Says what keeps it, where it lives and nothing comes from it."""
+        return {"T": "is stopped", "D": "waits for the disk"}.get(self.state, "hangs")
+
+
+class Watch:
+    """The seconds between looks at workers of which nothing comes, to be added up and held against a limit.
+
+    A long pause counts as two intervals: it was this process that stood still, mostly with the whole job (Ctrl-Z, a
+    machine that slept), and its workers shall have their time when it goes on.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self._most = 2 * interval
+        self._last = time.monotonic()
+
+    def look(self) -> float:
+        """Returns the seconds since the last look, or since the beginning: at most two intervals."""
+        before, self._last = self._last, time.monotonic()
+        return min(self._last - before, self._most)
+
 
 class WorkerBoard:
     """A few numbers a worker in memory that is shared with the processes forked from this one."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from util.errors import MissingInputError, OutputError, UsageError, run_script
+from util.errors import DataError, MissingInputError, OutputError, UsageError, run_script
 from util.evaluation.files import create_folder, write_text
 from util.files import kind_of
 from util.log import start_logging
@@ -81,7 +81,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     folders = list({os.path.realpath(folder): folder for folder in reversed(arguments.runs)}.values())[::-1]
     if arguments.output is None and len(folders) > 1:
         raise UsageError(f"{len(folders)} runs: say with --output which file their report goes to")
-    runs = [read_run(folder, name) for folder, name in zip(folders, run_names(folders), strict=True)]
+    runs = []
+    for folder, name in zip(folders, run_names(folders), strict=True):
+        try:
+            runs.append(read_run(folder, name))
+        except DataError as error:
+            if len(folders) == 1:
+                raise
+            log.warning(f"left out: {error}")
+    if not runs:
+        raise DataError(f"none of the {len(folders)} folders is a run")
     output = arguments.output or folders[0] / NAME
     check_report_file(output)
     write_text(output, report_page(runs, now=datetime.now(UTC)))

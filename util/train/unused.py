@@ -1,8 +1,13 @@
-"""Settings that were asked for and change nothing, because of another one."""
+"""Settings that were asked for and change nothing, because of another one or of the device."""
 
+from dataclasses import replace
+from logging import Logger
+
+from util.errors import UsageError
 from util.options import (
     AugmentOptions,
     EmaOptions,
+    LoaderOptions,
     MixOptions,
     OptimOptions,
     PrecisionOptions,
@@ -64,3 +69,31 @@ def unused_settings(
     if mixes and "mixup_off_epoch" in given and mix.mixup_off_epoch >= end:
         lines.append(f"--mixup_off_epoch {mix.mixup_off_epoch} has no effect: the run has {end} epochs")
     return lines
+
+
+def without_gpu_only(
+    optim: OptimOptions, precision: PrecisionOptions, *, given: frozenset[str], log: Logger
+) -> tuple[OptimOptions, PrecisionOptions]:
+    """Returns the settings without what Paddle has no CPU kernels for.
+
+    From a recipe they are turned off with a warning, so that any recipe can be tried on a CPU; given on the command
+    line they are a UsageError.
+    """
+    wanted = [name for name, on in (("amp", precision.amp), ("sync_bn", optim.sync_bn)) if on]
+    asked = [f"--{name}" for name in wanted if name in given]
+    if asked:
+        raise UsageError(f"{' and '.join(asked)} needs a GPU: Paddle has no CPU kernels for it; leave it out")
+    if wanted:
+        log.warning(f"{' and '.join(wanted)} of the recipe needs a GPU; off on this CPU")
+    return replace(optim, sync_bn=False), replace(precision, amp=False)
+
+
+def unused_loading(given: frozenset[str], loading: LoaderOptions) -> list[str]:
+    """Returns a line for each setting among `given` that is about workers, if there are none."""
+    spelled = {
+        "shared_memory": "--shared_memory" if loading.shared_memory else "--no_shared_memory",
+        "data_timeout": "--data_timeout",
+    }
+    if loading.num_workers > 0:
+        return []
+    return [f"{flag} has no effect: it needs num_workers above 0" for name, flag in spelled.items() if name in given]

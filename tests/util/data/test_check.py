@@ -182,7 +182,51 @@ def test_verifying_names_what_is_gone_and_needs_an_index(root: Path) -> None:
         main([str(root), "--verify", "-j", "0"])
 
 
+def test_verifying_finds_the_index_of_a_list_where_it_was_put(tmp_path: Path) -> None:
+    root, place = write_tree(tmp_path / "own", num_classes=1, train=2, val=0), tmp_path / "elsewhere"
+    (root / "train").rename(root / "pictures")
+    (root / "own.txt").write_text("".join(f"pictures/n01440764/n01440764 {i}.JPEG 0\n" for i in range(2)))
+    main([str(root), "--cls_label_path_train", "own.txt", "--output", str(place), "-j", "0"])
+    main([str(root), "--output", str(place), "--verify", "-j", "0"])
+    (root / "pictures/n01440764/n01440764 1.JPEG").write_bytes(b"")
+    with pytest.raises(DataError, match=r"^1 files are not what they were"):
+        main([str(root), "--output", str(place), "--verify", "-j", "0"])
+
+
 # --- what cannot be done
+
+
+NO_EFFECT: dict[str, tuple[list[str], str]] = {
+    "bad list": (["--verify", "--bad_list", "x.tsv"], r"--bad_list has no effect with --verify, .*; leave out"),
+    "delimiter": (["--verify", "--delimiter", ","], r"--delimiter has no effect with --verify"),
+    "list": (["--verify", "--cls_label_path_val", "x.txt"], r"--cls_label_path_val has no effect with --verify"),
+    "list of another split": (
+        ["--split", "train", "--cls_label_path_val", "x.txt"], r"--cls_label_path_val has no effect: val is .*; add",
+    ),
+    "delimiter of no list": (["--delimiter", ","], r"--delimiter has no effect: no list file is read; leave it out"),
+    "timeout": (["-j", "0", "--data_timeout", "5"], r"--data_timeout has no effect with --num_workers 0.*; leave out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_EFFECT)
+def test_an_option_without_effect_is_refused_before_anything_is_read(name: str, root: Path) -> None:
+    options, message = NO_EFFECT[name]
+    before = _snapshot(root)
+    with pytest.raises(UsageError, match=f"^{message}"):
+        main([str(root), *options])
+    assert _snapshot(root) == before
+
+
+def test_the_same_options_are_taken_where_they_have_an_effect(root: Path, tmp_path: Path) -> None:
+    """Negative control."""
+    names = sorted(str(path.relative_to(root)) for path in (root / "train").rglob("*.JPEG"))
+    (root / "own.txt").write_text("".join(f"{name},{i}\n" for i, name in enumerate(names)))
+    (root / names[0]).write_bytes(b"")
+    options = ["--split", "train", "--cls_label_path_train", "own.txt", "--delimiter", ","]
+    with pytest.raises(DataError, match=r"1 of 6 images cannot be read, all listed in .*x\.tsv"):
+        main([str(root), *options, "--bad_list", str(tmp_path / "x.tsv"), "-j", "1", "--data_timeout", "50"])
+    assert (tmp_path / "x.tsv").read_text() == f"{root}/{names[0]}\tis empty\n"
+    main([str(root), "--split", "train", "--verify", "-j", "1", "--data_timeout", "50"])
 
 
 def test_wrong_arguments(root: Path, tmp_path: Path) -> None:

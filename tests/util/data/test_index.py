@@ -46,8 +46,8 @@ def _facts(images: ImageList, reasons: dict[int, str] | None = None) -> FileFact
 def _write(root: Path, split: str, *, list_path: str | None = None, reasons: dict[int, str] | None = None) -> Path:
     images = load_split(str(root), split, list_path=list_path, use_index=False)
     path = index_path(root, split)
-    listed = find_list(root, split, list_path)
-    write_index(path, images, _facts(images, reasons), split=split, scanned=time.time_ns(), listed=listed)
+    list_file = find_list(root, split, list_path)
+    write_index(path, images, _facts(images, reasons), split=split, scanned=time.time_ns(), list_file=list_file)
     return path
 
 
@@ -221,7 +221,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "deep folder added": (lambda root: _touch(root, "train/a/deep/new/y.jpg"), r"1 added \(train/a/deep/new/\)"),
     "many added": (
         lambda root: _touch(root, *(f"train/b/n{i}.jpg" for i in range(9))),
-        r"9 added \(.*train/b/n4\.jpg and 4 more\)",
+        r"9 added \(.*train/b/n4\.jpg, and 4 more\)",
     ),
     "image of another size": (
         lambda root: (root / "train/b/2.jpg").write_bytes(b"longer than the name was"),

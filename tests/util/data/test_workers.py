@@ -5,11 +5,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from util.data import workers
-from util.data.workers import WorkerBoard, describe_workers, remove_leftovers
+from util.data.workers import Watch, Worker, WorkerBoard, describe_workers, remove_leftovers
 
 
 def test_a_forked_worker_says_what_it_is_busy_with() -> None:
@@ -50,6 +51,23 @@ def _state(board: WorkerBoard, wanted: str) -> bool:
     while (found := board.workers()[0].state) != wanted and time.monotonic() < deadline:
         time.sleep(0.01)
     return found == wanted
+
+
+@pytest.mark.parametrize(("state", "said"), [
+    ("T", "is stopped"), ("D", "waits for the disk"), ("S", "hangs"), ("R", "hangs"),
+])  # fmt: skip
+def test_what_keeps_a_worker_is_said(state: str, said: str) -> None:
+    assert Worker(0, 1, state, None, 0.0).trouble == said
+
+
+def test_a_long_pause_counts_as_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    watch, seen = Watch(0.5), []
+    for passed in (0.25, 0.5, 1.0, 3600.0, 0.75):
+        clock.now += passed
+        seen.append(watch.look())
+    assert seen == [0.25, 0.5, 1.0, 1.0, 0.75]
 
 
 def test_only_the_batches_of_dead_workers_of_this_boot_are_removed(

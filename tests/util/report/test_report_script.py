@@ -125,6 +125,20 @@ def test_the_first_wrong_folder_is_named_before_anything_is_written(folder: Path
     assert not list(folder.rglob("*.html"))
 
 
+def test_one_of_several_folders_that_is_no_run_is_named_and_left_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "empty").mkdir()
+    main(["a", "empty", "b", "--output", "x.html"])
+    assert "left out: empty: is no run" in capsys.readouterr().err
+    assert "empty" not in (folder / "x.html").read_text(encoding="utf-8")
+    with pytest.raises(DataError, match="none of the 1 folders is a run|is no run"):
+        main(["empty", "--output", "y.html"])
+    (folder / "none").mkdir()
+    with pytest.raises(DataError, match="none of the 2 folders is a run"):
+        main(["empty", "none", "--output", "y.html"])
+
+
 def test_no_paddle_is_loaded() -> None:
     code = "import sys, util.report.__main__; sys.exit('paddle' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from util.distributed import World
     from util.train.checkpoint import TrainState
     from util.train.data import TrainingData
-    from util.train.progress import Progress
     from util.train.run import RunStart
     from util.train.schedule import Schedule
     from util.train.step import TrainStep
@@ -98,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if start is not None and container is not None:
         state.restore(container, str(start.folder.path))
         forget_missing_best(state.progress, start.folder, log)
-    start_at(state.progress, epochs.start)
+    state.progress.start_at(epochs.start)
     step = TrainStep(
         state, optim=settings.optim, precision=settings.precision, loss=make_loss(settings.loss), world=world
     )
@@ -126,20 +125,22 @@ def train(
     world: "World",
     log: Logger,
 ) -> None:
-    """Trains and evaluates epoch by epoch; a signal to stop is obeyed between two updates."""
+    """Trains and evaluates epoch by epoch; a signal to stop is obeyed between two updates, or batches of evaluation."""
     from util.evaluate import evaluate
     from util.train.epoch import EpochHooks, train_one_epoch
-    from util.train.rejected import RejectedImages
-    from util.train.run import RunRecorder
+    from util.train.recorder import RunRecorder
+    from util.train.rejected import RejectedImages, refuse_known_bad
 
     stop = StopRequest()
     rejected = RejectedImages(start.folder, num_images=len(data.splits.train), part=settings.train_data.bad_images)
     rejected.check_known(data.splits.train.bad)
+    refuse_known_bad(data.splits.val)
     recorder = RunRecorder(
         start, state, options=settings.run, stop=stop, worker_pids=data.worker_pids, world=world, log=log
     )
     hooks = EpochHooks(stop=stop, due=recorder.due, save=recorder.save, rejected=rejected.add)
     data.on_wait(recorder.wait_for_data)
+    data.before_fork(recorder.finish_writing)
     stop.listen()
     with recorder.recording_failure(), data.naming_lost_workers():
         for _ in epochs:
@@ -154,8 +155,7 @@ def train(
                 world=world,
             )
             state.finish_training_of_epoch(world)
-            recorder.finish_writing()  # evaluation forks its workers, best from a process that writes nothing
-            batches = data.evaluation(recorder.stop_if_asked)
+            batches = data.evaluation(recorder.between_batches)
             tested = evaluate(state.models(), batches, world, num_batches=len(data.val_batches))
             recorder.finish_epoch(trained, *tested)
         recorder.close()
@@ -167,7 +167,7 @@ def join_processes(settings: TrainSettings, arithmetic: runtime.Runtime) -> tupl
 
     from util import distributed
     from util.log import start_logging
-    from util.train.unused import unused_settings
+    from util.train.unused import unused_settings, without_gpu_only
 
     world, notes = distributed.start(settings.device.device)
     log = start_logging(is_main=world.is_main)
@@ -186,27 +186,9 @@ def join_processes(settings: TrainSettings, arithmetic: runtime.Runtime) -> tupl
     for note in unused:
         log.warning(note)
     if paddle.device.get_device() == "cpu":
-        settings = without_gpu_only(settings, log)
+        optim, precision = without_gpu_only(settings.optim, settings.precision, given=settings.on_command_line, log=log)
+        settings = replace(settings, optim=optim, precision=precision)
     return settings, world, log
-
-
-def without_gpu_only(settings: TrainSettings, log: Logger) -> TrainSettings:
-    """Returns the settings without what Paddle has no CPU kernels for.
-
-    From a recipe they are turned off with a warning, so that any recipe can be tried on a CPU; asked for on the command
-    line they are a UsageError.
-    """
-    wanted = [name for name, on in (("amp", settings.precision.amp), ("sync_bn", settings.optim.sync_bn)) if on]
-    asked = [f"--{name}" for name in wanted if name in settings.on_command_line]
-    if asked:
-        raise UsageError(f"{' and '.join(asked)} needs a GPU: Paddle has no CPU kernels for it; leave it out")
-    if wanted:
-        log.warning(f"{' and '.join(wanted)} of the recipe needs a GPU; off on this CPU")
-    return replace(
-        settings,
-        optim=replace(settings.optim, sync_bn=False),
-        precision=replace(settings.precision, amp=False),
-    )
 
 
 def open_run(
@@ -241,12 +223,6 @@ def remaining_epochs(settings: TrainSettings, container: "Container | None", log
             log.info("--start_epoch was for the start of this run; it continues at its own epoch")
         start = found
     return range(start or 0, settings.schedule.epochs + settings.schedule.cooldown_epochs)
-
-
-def start_at(progress: "Progress", epoch: int) -> None:
-    """Lets training go on at the beginning of an epoch, unless it is already in the middle of that one."""
-    if progress.epoch != epoch:
-        progress.epoch, progress.iteration, progress.trained, progress.sums = epoch, 0, False, []
 
 
 def load_data(settings: TrainSettings, preprocessing: Preprocessing, world: "World") -> "TrainingData":
@@ -359,7 +335,7 @@ def log_what_happens(
 ) -> None:
     """Logs what is about to be trained on what, and how."""
     from models import count_macs, count_parameters
-    from util.train.plan import log_mixing, log_parameter_groups, log_plan
+    from util.train.plan import log_plan
 
     macs = count_macs(state.model, preprocessing.input_size)
     trained = sum(p.size for p in state.model.parameters() if not p.stop_gradient)
@@ -367,9 +343,7 @@ def log_what_happens(
         f"{settings.model.model}: {count_parameters(state.model):,} parameters, {trained:,} of them trained, "
         f"{macs / 1e9:.3f} GMACs an image"
     )
-    log_plan(log, data=data, optim=settings.optim, schedule=schedule)
-    log_mixing(log, settings.mix)
-    log_parameter_groups(log, state.model, settings.optim)
+    log_plan(log, model=state.model, data=data, mix=settings.mix, optim=settings.optim, schedule=schedule)
 
 
 if __name__ == "__main__":

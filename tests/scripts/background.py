@@ -13,6 +13,9 @@ from types import TracebackType
 from tests.scripts.run import ROOT, port
 from util.processes import children, descendants, send
 
+SLOWED = ROOT / "tests/scripts/slowed.py"
+SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))  # by which promised seconds are stretched on a slow machine
+
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 90.0) -> float:
     """Returns after how many seconds the condition came true; an AssertionError when it does not."""

@@ -18,6 +18,8 @@ from train import main
 from util import runtime
 from util.errors import run_script
 
+WRITER = "checkpoint"  # the thread
+
 
 def after(function: Callable[..., Any], call: Callable[[], None]) -> Callable[..., Any]:
     """Returns the function with a call before it."""
@@ -43,8 +45,8 @@ def slow(marker: Path, seconds: float, *, hits: int = 1) -> Callable[[], None]:
     return call
 
 
-def late(marker: Path, *, hits: int) -> Callable[[], None]:
-    """Returns a call that takes 40 s, once."""
+def late(marker: Path, seconds: float, *, hits: int) -> Callable[[], None]:
+    """Returns a call that takes so long at its `hits`-th time alone, and then sets the marker."""
     count = 0
 
     def call() -> None:
@@ -52,7 +54,23 @@ def late(marker: Path, *, hits: int) -> Callable[[], None]:
         count += 1
         if count == hits:
             marker.touch()
-            time.sleep(40)
+            time.sleep(seconds)
+
+    return call
+
+
+def in_writer(call: Callable[[], None]) -> Callable[[], None]:
+    """Returns a call that is made only where a checkpoint is being written."""
+    return lambda: call() if threading.current_thread().name == WRITER else None
+
+
+def note_forks(marker: Path) -> Callable[[], None]:
+    """Returns a call that adds a line to the marker: `quiet`, or `writing` while a checkpoint is being written."""
+
+    def call() -> None:
+        writing = any(thread.name == WRITER for thread in threading.enumerate())
+        with marker.open("a") as file:
+            file.write("writing\n" if writing else "quiet\n")
 
     return call
 
@@ -62,25 +80,34 @@ def change(what: str, marker: Path) -> None:
     runtime.start(1)
     from util import metrics, storage
     from util.data.image_list import ImageList
+    from util.data.loader import WorkerLoader
+    from util.stop import StopRequest
     from util.train.step import TrainStep
 
-    if what == "step":
+    if what in ("step", "deaf step"):
         TrainStep.update = after(TrainStep.update, slow(marker, 0.3, hits=3))  # type: ignore[method-assign]
+        if what == "deaf step":
+            StopRequest.listen = lambda self: None  # type: ignore[method-assign]
     elif what == "save":
-        wait = slow(marker, 0.5, hits=3)
-        storage.sync = after(storage.sync, lambda: wait() if threading.current_thread().name == "checkpoint" else None)
+        storage.sync = after(storage.sync, in_writer(slow(marker, 0.5, hits=3)))
     elif what == "evaluation":
         metrics.MetricSums.update = after(metrics.MetricSums.update, slow(marker, 0.3))  # type: ignore[method-assign]
+    elif what == "endless evaluation":  # its second batch: each is for the model and the average
+        endless = late(marker, 1e6, hits=3)
+        metrics.MetricSums.update = after(metrics.MetricSums.update, endless)  # type: ignore[method-assign]
+    elif what == "forks":
+        storage.sync = after(storage.sync, in_writer(lambda: time.sleep(0.2)))
+        WorkerLoader._fork = after(WorkerLoader._fork, note_forks(marker))  # type: ignore[method-assign]
     elif what == "slow data":
         ImageList.image = after(ImageList.image, slow(marker, 0.33, hits=6))  # type: ignore[method-assign]
     elif what.startswith("late on "):
         if os.environ.get("PADDLE_TRAINER_ID", "0") == what[-1]:  # in the middle of the second update
-            ImageList.image = after(ImageList.image, late(marker, hits=7))  # type: ignore[method-assign]
-    elif what in ("data", "data once"):
-        image = ImageList.image
+            ImageList.image = after(ImageList.image, late(marker, 40, hits=7))  # type: ignore[method-assign]
+    elif what in ("data", "data once", "val data once"):
+        image, split = ImageList.image, "val" if what.startswith("val") else "train"
 
         def stuck(self: ImageList, index: int) -> Any:
-            if index == 5 and "train" in self.paths[index] and not (what == "data once" and marker.exists()):
+            if index == 5 and split in self.paths[index] and not (what.endswith("once") and marker.exists()):
                 marker.write_text(str(os.getpid()))
                 time.sleep(1e6)
             return image(self, index)

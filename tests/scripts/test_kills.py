@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.scripts.background import Background, wait_until
+from tests.scripts.background import SLOWNESS, Background, wait_until
 from tests.scripts.run import ROOT, port, run
 from tests.scripts.same_run import RANDOM, end_of
 from tests.trees import write_tree
@@ -132,7 +132,7 @@ def check_pair(folder: Path, whole: dict[str, Any], *, victim: str, name: str, s
         wait_until(lambda: log.exists() and log.read_text().count("Epoch: [") >= lines, f"{lines} lines of log")
         time.sleep(rng.uniform(0.0, 0.3))
         os.kill(find_victim(job, victim), signal.SIGKILL)
-        print(f"{victim} killed: all gone after {job.wait_gone(15 * 3):.1f} s")
+        print(f"{victim} killed: all gone after {job.wait_gone(15 * SLOWNESS):.1f} s")
         assert job.process.wait(10) in (75, -9), job.stderr
     run("run.sh", "-p", port(), *PAIR, "--experiment", name, cwd=folder)
     assert end_of(folder / "output/train" / name) == whole

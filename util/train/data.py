@@ -136,6 +136,7 @@ class TrainingData:
             num_images=len(splits.val), batch_size=eval_batch_size, rank=world.rank, world_size=world.size
         )
         self.num_workers = loader.num_workers
+        self._before_fork: Callable[[], None] = lambda: None
         self.train_set = ImageDataset(
             splits.train, _train_transform(augment, preprocessing), seed=seed, substitute=True
         )
@@ -164,11 +165,11 @@ class TrainingData:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Returns the micro-batches of an epoch, from its micro-batch `start` on."""
         self.sampler.set_epoch(epoch, start)
-        return iter(self._train_loader) if start < len(self.sampler) else iter(())
+        return self._batches(self._train_loader) if start < len(self.sampler) else iter(())
 
     def evaluation(self, check: Callable[[], None]) -> Iterator[Batch]:
         """Yields the batches of evaluation. check: called before each, equally often by all processes; may raise."""
-        batches = iter(self.val_loader)
+        batches = self._batches(self.val_loader)
         for _ in range(self.val_batches.rounds):
             try:
                 batch = next(batches, None)
@@ -180,6 +181,15 @@ class TrainingData:
                 yield batch
         with contextlib.suppress(StopWaiting):
             deque(batches, maxlen=0)  # lets the loader see the end
+
+    def _batches(self, loader: SerialLoader) -> Iterator[Batch]:
+        if self.num_workers > 0 and not loader.worker_pids():
+            self._before_fork()  # the workers, which stay, are forked with the first batch
+        return iter(loader)
+
+    def before_fork(self, call: Callable[[], None]) -> None:
+        """Sets what is called before worker processes are forked."""
+        self._before_fork = call
 
     def loaders(self) -> list[SerialLoader]:
         """Returns the loaders of both splits."""

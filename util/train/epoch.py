@@ -47,6 +47,7 @@ class EpochResult:
 class EpochHooks:
     """What happens between two updates.
 
+    stop: whether the run is to stop, and how long a batch is then still awaited.
     due: what is to be done now: asked by all processes when the data of the next update is there, or is no longer
         awaited because the run is to stop.
     save: saves, when what belongs into a checkpoint is in `progress`; ends the run if it is to stop.
@@ -91,17 +92,14 @@ def train_one_epoch(
             progress.sums = world.gather(asdict(meter.sums))
             hooks.save()
 
-    bar = tqdm(
-        total=num_batches, initial=progress.iteration, desc=f"epoch {epoch}", leave=False,
-        disable=None if world.is_main else True,
-    )  # fmt: skip
+    silent = None if world.is_main else True  # None: on a terminal only
+    bar = tqdm(total=num_batches, initial=progress.iteration, desc=f"epoch {epoch}", leave=False, disable=silent)
     for iteration in range(progress.iteration, num_batches):
         place = groups.place(iteration)
         ready = time.perf_counter()  # when the loop was free for the next batch
         meet = between_updates if place.first else world.barrier
         patience = 0.0 if place.first else IN_UPDATE_PATIENCE
-        images, labels, indices = _fetch(batches, hooks, meet, patience=patience)
-        refuse_short_batch(len(labels), data.sampler.batch_size)
+        images, labels, indices = _fetch(batches, hooks, meet, patience=patience, batch_size=data.sampler.batch_size)
         wait = time.perf_counter() - ready
 
         meter.sums.lr = lr = schedule.at(epoch + place.update / groups.updates)
@@ -121,20 +119,18 @@ def train_one_epoch(
             refuse_non_finite(meter, step, data, progress, world)
             log.info(_log_line(epoch, iteration, num_batches, lr, meter.window()))
     bar.close()
-    with contextlib.suppress(StopWaiting):
-        deque(batches, maxlen=0)  # lets the loader see the end of its epoch
-    progress.sums = world.gather(asdict(meter.sums))
-    return summary(meter.sums, num_batches * data.sampler.batch_size, world)
+    return _finish(batches, meter.sums, progress, world, images=num_batches * data.sampler.batch_size)
 
 
 def _fetch(
-    batches: Iterator[Batch], hooks: EpochHooks, meet: Callable[[], None], *, patience: float
+    batches: Iterator[Batch], hooks: EpochHooks, meet: Callable[[], None], *, patience: float, batch_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the next micro-batch: images, labels, indices.
 
     meet: called by all processes when they have theirs: between two updates it may save and end the run; within one,
         they only wait for each other, because the collective operation that comes next would give up on a late one.
-    patience: seconds that the batch is awaited if the run is to stop; without any, `meet` ends it.
+    patience: seconds that the batch is awaited if the run is to stop; without any, `meet` ends it. It is for this
+        batch alone: what is awaited outside of an update, such as an evaluation's data, is given up at once.
     """
     hooks.stop.begin_waiting(patience=patience)
     try:
@@ -143,9 +139,12 @@ def _fetch(
         if patience == 0.0:
             meet()
         raise ResumableError("stopped while an update waited for data; the run continues from its last save") from None
+    finally:
+        hooks.stop.begin_waiting(patience=0.0)
     if bad:
         hooks.rejected(bad)
     meet()
+    refuse_short_batch(len(labels), batch_size)
     return images, labels, indices
 
 
@@ -181,6 +180,14 @@ class UpdateGroups:
         update, place = divmod(iteration, self.update_freq)
         size = min(self.update_freq, self.num_batches - update * self.update_freq)
         return _Place(update=update, size=size, first=place == 0, last=place == size - 1)
+
+
+def _finish(batches: Iterator[Batch], sums: EpochSums, progress: Progress, world: World, *, images: int) -> EpochResult:
+    """Ends the training of an epoch: what all processes have added up goes into `progress`; images: of one process."""
+    with contextlib.suppress(StopWaiting):
+        deque(batches, maxlen=0)  # lets the loader see the end of its epoch
+    progress.sums = world.gather(asdict(sums))
+    return summary(sums, images, world)
 
 
 def summary(sums: EpochSums, images: int, world: World) -> EpochResult:

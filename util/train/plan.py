@@ -12,7 +12,16 @@ from util.train.optim import decay_groups, layer_scales
 from util.train.schedule import Schedule
 
 
-def log_plan(log: Logger, *, data: TrainingData, optim: OptimOptions, schedule: Schedule) -> None:
+def log_plan(
+    log: Logger, *, model: nn.Layer, data: TrainingData, mix: MixOptions, optim: OptimOptions, schedule: Schedule
+) -> None:
+    """Logs on what is trained, how batches are mixed, and at which learning rates."""
+    _log_rates(log, data=data, optim=optim, schedule=schedule)
+    _log_mixing(log, mix)
+    _log_parameter_groups(log, model, optim)
+
+
+def _log_rates(log: Logger, *, data: TrainingData, optim: OptimOptions, schedule: Schedule) -> None:
     """Logs the data, the effective batch and the learning rates that follow from the settings."""
     splits, sampler, options = data.splits, data.sampler, schedule.options
     images = f"{len(splits.train):,} training and {len(splits.val):,} evaluation images"
@@ -41,7 +50,7 @@ def log_plan(log: Logger, *, data: TrainingData, optim: OptimOptions, schedule: 
         )
 
 
-def log_mixing(log: Logger, mix: MixOptions) -> None:
+def _log_mixing(log: Logger, mix: MixOptions) -> None:
     """Logs how batches are mixed, and until when."""
     if mix.mixup == 0 and mix.cutmix == 0 and mix.cutmix_minmax is None:
         return
@@ -50,7 +59,7 @@ def log_mixing(log: Logger, mix: MixOptions) -> None:
     log.info(f"mixing: mixup {mix.mixup:g}, {cutmix}, {mix.mixup_mode}, probability {mix.mixup_prob:g}{end}")
 
 
-def log_parameter_groups(log: Logger, model: nn.Layer, optim: OptimOptions) -> None:
+def _log_parameter_groups(log: Logger, model: nn.Layer, optim: OptimOptions) -> None:
     """Logs which parameters have weight decay, block numbers folded to `*`, and each layer's learning rate."""
     groups = decay_groups(model, filter_bias_and_bn=optim.filter_bias_and_bn)
     for what, names in ((f"weight decay {optim.weight_decay:g}", groups.decay), ("no weight decay", groups.no_decay)):

@@ -27,6 +27,11 @@ class Progress:
     best_update_ema: int = -1
     wandb_id: str | None = None
 
+    def start_at(self, epoch: int) -> None:
+        """Lets training go on at the beginning of an epoch, unless it is already in the middle of that one."""
+        if self.epoch != epoch:
+            self.epoch, self.iteration, self.trained, self.sums = epoch, 0, False, []
+
     def position(self) -> tuple[int, int, int, bool]:
         """Returns what is greater the further the run is."""
         return self.update, self.epoch, self.iteration, self.trained

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Sequence
 
 from util.data.dataset import BadImage
-from util.errors import DataError
+from util.data.image_list import ImageList
+from util.errors import DataError, listed
 from util.files import as_field
 from util.log import NAME
 from util.train.run_folder import RunFolder
@@ -66,3 +67,16 @@ class RejectedImages:
             return {}
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
         return {name: reason for name, tab, reason in (line.partition("\t") for line in lines) if tab}
+
+
+def refuse_known_bad(images: ImageList) -> None:
+    """Raises a DataError that names the evaluation images which their index marks as unreadable.
+
+    An evaluation replaces none, so the run would end with the first one, after an epoch was trained.
+    """
+    if images.bad_at is not None and len(images.bad_at) > 0:
+        names = listed((images.path(int(place)) for place in images.bad_at), MAX_LISTED)
+        raise DataError(
+            f"{images.bad:,} of {len(images):,} evaluation images are unreadable by the index: {names}; repair or "
+            "remove them, and check the data again (python -m util.data.check)"
+        )

@@ -12,8 +12,8 @@ from util.data.preprocessing import Preprocessing
 from util.data.workers import remove_leftovers
 from util.distributed import World
 from util.errors import MismatchError, WeightsError
+from util.notes import note_run_folder
 from util.options import RunOptions
-from util.processes import note_run_folder
 from util.train.checkpoint import check_same_settings, check_state
 from util.train.data import Splits
 from util.train.progress import BEST, BEST_EMA, Progress

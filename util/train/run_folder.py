@@ -81,8 +81,17 @@ class RunFolder:
         lock.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
         lock.flush()
 
+    def join(self) -> None:
+        """On other processes than the main one, after its `create`: lets `check_held` know the folder again."""
+        try:
+            self._lock = open(self.path / ".lock", encoding="utf-8", errors="replace")  # noqa: SIM115  held on
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot be read: {error.strerror}; all nodes must have the same --output"
+            ) from None
+
     def check_held(self) -> None:
-        """Raises a SaveError if the folder is no longer the one that `create` has locked, but perhaps another run's."""
+        """Raises a SaveError if the folder is no longer the one of `create` or `join`, but perhaps another run's."""
         try:
             if self._lock is None or os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / ".lock")):
                 return
@@ -234,14 +243,19 @@ class RunFolder:
                 logging.getLogger("run.storage").warning(f"{path}: not removed: {error.strerror}")
 
     def write_text(self, name: str, text: str) -> None:
-        """Writes a small file of the run."""
+        """Writes a small file of the run, unless the folder is the run's no longer: see `check_held`."""
+        self.check_held()
         try:
             storage.write_over(self.path / name, text.encode())
         except OSError as error:
             raise SaveError(f"{self.path / name}: not written: {error.strerror}") from None
 
     def append_line(self, name: str, text: str, *, patient: bool = True) -> None:
-        """Adds a line to a file of the run, such as events.jsonl, in one write; see `storage.append_line`."""
+        """Adds a line to a file of the run, such as events.jsonl, in one write; see `storage.append_line`.
+
+        Unless the folder is the run's no longer: see `check_held`.
+        """
+        self.check_held()
         storage.append_line(self.path / name, text, patient=patient)
 
 

@@ -1,5 +1,7 @@
 """From the settings to batches: every one of them arrives where it is meant for."""
 
+import os
+import threading
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from util.distributed import World
 from util.errors import UsageError
 from util.options import AugmentOptions, DataOptions, LoaderOptions, MixOptions, TrainDataOptions
 from util.train.data import TrainingData, load_splits
+from util.train.saver import Writer
 
 PREPROCESSING = Preprocessing(
     input_size=(3, 16, 16), crop_pct=1.0, crop_mode="center", interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
@@ -161,3 +164,48 @@ def test_training_data_setting_chooses_the_images(option: str, value: Any, expec
 def test_effective_batch_counts_processes_and_micro_batches(data_dir: Path) -> None:
     data = training_data(data_dir, AugmentOptions(), MixOptions())
     assert [data.images_per_update(n) for n in (1, 2, 4)] == [8, 16, 16], "an epoch has two micro-batches"
+
+
+def nothing() -> None:
+    pass
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_fork_is_announced_once_a_split_as_workers_stay(data_dir: Path, num_workers: int) -> None:
+    data = training_data(data_dir, AugmentOptions(aug=False), MixOptions(), num_workers=num_workers)
+    workers: list[int] = []
+    data.before_fork(lambda: workers.append(len(data.worker_pids())))
+    for epoch in range(2):
+        assert len(list(data.epoch(epoch))) == 2
+        assert len(list(data.evaluation(nothing))) == 1
+    assert workers == ([0, 1] if num_workers else [])
+
+
+@pytest.mark.parametrize("awaited", [True, False], ids=["awaited", "control"])
+def test_workers_do_not_have_the_file_open_that_is_being_written(data_dir: Path, tmp_path: Path, awaited: bool) -> None:
+    data, writer = training_data(data_dir, AugmentOptions(), MixOptions(), num_workers=1), Writer(background=True)
+    unfinished, begun, end = tmp_path / ".tmp-1", threading.Event(), threading.Event()
+
+    def write() -> None:
+        with unfinished.open("wb"):
+            begun.set()
+            end.wait(60)
+
+    def finish() -> None:
+        end.set()
+        writer.wait()
+
+    data.before_fork(finish if awaited else nothing)
+    for load in (lambda: data.epoch(0), lambda: data.evaluation(nothing)):
+        begun.clear()
+        end.clear()
+        writer.do(write)
+        begun.wait()
+        list(load())
+        finish()
+    inherited = [unfinished in open_files(pid) for pid in data.worker_pids()]
+    assert inherited == [not awaited] * 2
+
+
+def open_files(pid: int) -> set[Path]:
+    return {Path(os.readlink(descriptor)) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}

@@ -1,12 +1,15 @@
 """Unreadable training images are listed once each, and counted over all processes and starts of a run."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from util.data.dataset import BadImage
-from util.errors import DataError
-from util.train.rejected import RejectedImages
+from util.data.image_list import ImageList
+from util.errors import DataError, SaveError
+from util.train.rejected import RejectedImages, refuse_known_bad
 from util.train.run_folder import RunFolder
 
 
@@ -50,3 +53,26 @@ def test_what_an_index_knows_is_refused_before_training(tmp_path: Path) -> None:
         rejected(tmp_path).check_known(4)
     with pytest.raises(DataError, match="allows 0"):
         rejected(tmp_path, part=0.0).check_known(1)
+
+
+def test_an_evaluation_image_that_an_index_knows_is_refused_before_training(tmp_path: Path) -> None:
+    images = ImageList(tmp_path, [f"{i}.jpg" for i in range(30)], np.zeros(30, np.int64), None)
+    refuse_known_bad(images)
+    refuse_known_bad(replace(images, bad_at=np.zeros(0, np.int64)))
+    with pytest.raises(
+        DataError, match=rf"2 of 30 evaluation .*: {tmp_path}/7.jpg, {tmp_path}/9.jpg; repair or remove"
+    ):
+        refuse_known_bad(replace(images, bad_at=np.array([7, 9])))
+    with pytest.raises(DataError, match=rf"{tmp_path}/19.jpg, and 10 more; repair"):
+        refuse_known_bad(replace(images, bad_at=np.arange(30)))
+
+
+def test_nothing_is_listed_in_a_folder_that_is_another_run_s_by_now(tmp_path: Path) -> None:
+    images = rejected(tmp_path)
+    images.folder.create()
+    images.add([BadImage("a.jpg", "is empty")])
+    images.folder.path.rename(tmp_path / "moved")
+    images.folder.path.mkdir()
+    with pytest.raises(SaveError, match="it was moved or removed while this run was training"):
+        images.add([BadImage("b.jpg", "is empty")])
+    assert list(images.folder.path.iterdir()) == []

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -236,3 +237,28 @@ def test_small_files_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatc
             with pytest.raises(SaveError, match=r"args\.yaml: not written: No space left"):
                 folder.write_text("args.yaml", "name: other\n")
         assert contents(folder.path) == {"args.yaml": "name: ä\n".encode()}
+
+
+@pytest.mark.parametrize("write", [RunFolder.write_text, RunFolder.append_line])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_nothing_is_written_by_any_process_into_a_folder_that_another_run_has_taken(
+    tmp_path: Path, rank: int, write: Callable[[RunFolder, str, str], None]
+) -> None:
+    folder = open_run(tmp_path / "run")
+    if rank > 0:
+        folder = RunFolder(str(tmp_path), "run")
+        folder.join()
+    write(folder, ".workers-1", "a")
+    folder.path.rename(tmp_path / "moved")
+    stranger = RunFolder(str(tmp_path), "run")
+    stranger.create()
+    with pytest.raises(SaveError, match="it was moved or removed while this run was training"):
+        write(folder, ".workers-1", "b")
+    assert {path.name for path in folder.path.iterdir()} == {".lock"}
+    write(RunFolder(str(tmp_path), "run"), ".workers-1", "b")  # the control: of one that never knew the folder
+    assert (folder.path / ".workers-1").read_text().strip() == "b"
+
+
+def test_a_process_that_cannot_see_the_folder_of_the_main_one_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot be read: No such file or directory; all nodes must have the same"):
+        RunFolder(str(tmp_path), "run").join()

@@ -8,13 +8,14 @@ import pytest
 from util.options import (
     AugmentOptions,
     EmaOptions,
+    LoaderOptions,
     MixOptions,
     OptimOptions,
     PrecisionOptions,
     RunOptions,
     ScheduleOptions,
 )
-from util.train.unused import unused_settings
+from util.train.unused import unused_loading, unused_settings
 
 GROUPS = {
     "augment": AugmentOptions, "mix": MixOptions, "optim": OptimOptions, "precision": PrecisionOptions,
@@ -67,3 +68,22 @@ def test_a_setting_is_named_where_it_has_no_effect_and_only_there(name: str) -> 
     assert all(line.startswith(f"--{name} ") and "no effect" in line for line in lines)
     assert unused(name, with_effect) == []
     assert unused("epochs", without) == [], "only what was asked for is named"
+
+
+def test_settings_of_workers_are_named_where_there_are_none_and_only_there() -> None:
+    alone, served = LoaderOptions(num_workers=0, shared_memory=False), LoaderOptions(num_workers=1, shared_memory=False)
+    given = frozenset({"data_timeout", "shared_memory", "num_workers", "epochs"})
+    assert unused_loading(given, alone) == [
+        "--no_shared_memory has no effect: it needs num_workers above 0",
+        "--data_timeout has no effect: it needs num_workers above 0",
+    ]
+    assert unused_loading(given, served) == []
+    assert unused_loading(frozenset({"data_timeout"}), LoaderOptions(num_workers=0, data_timeout=5.0)) == [
+        "--data_timeout has no effect: it needs num_workers above 0"
+    ]
+    assert unused_loading(frozenset({"num_workers"}), alone) == [], "only what was asked for is named"
+
+
+def test_shared_memory_is_named_as_it_was_asked_for() -> None:
+    [line] = unused_loading(frozenset({"shared_memory"}), LoaderOptions(num_workers=0))
+    assert line.startswith("--shared_memory has no effect")

@@ -56,6 +56,12 @@ class SaveError(UserError):
     exit_code = 74
 
 
+class LimitError(UserError):
+    """The system lets a process have no more of what it needs (open files); it would be so again."""
+
+    exit_code = 74
+
+
 class ResumableError(UserError):
     """Something outside of the run broke down; started again, it goes on from its newest checkpoint."""
 
@@ -160,6 +166,8 @@ def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more while it ends
         _report("standard output was closed before the results were written", SaveError.exit_code)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            _report("too many files are open: `ulimit -n 4096` raises the limit", LimitError.exit_code)
         if error.errno not in _FULL_OR_BROKEN:
             _exit_internal()
         _report(f"{error.filename or 'output'}: not written: {error.strerror}", SaveError.exit_code)

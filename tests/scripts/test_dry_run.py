@@ -49,6 +49,7 @@ def test_more_memory_for_a_larger_batch(folder: Path) -> None:
     assert found[1]["peak_memory_mb"] > found[0]["peak_memory_mb"] + 20
 
 
+@pytest.mark.slow
 def test_more_processes_than_evaluation_images(folder: Path) -> None:
     write_tree(folder / "few", num_classes=1, train=8, val=1)
     done = run("run.sh", "-g", "2", "-p", port(), "--data_dir", "few", *TINY, "-b", "2", "--dry_run", cwd=folder)

@@ -26,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow  # test_eval.py has the same for one and three
 def test_counts_are_equal_for_one_two_and_three_processes(folder: Path) -> None:
     found = []
     for processes in ("1", "2", "3"):

@@ -89,7 +89,7 @@ def test_a_second_ctrl_c_ends_everything_within_two_seconds(place: Path, process
         assert "interrupted; the processes were ended at once" in job.stderr
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_what_is_not_saved_in_time_is_not_called_saved(place: Path, processes: int) -> None:
     script = place / "run.sh"
     command = script.read_text(encoding="utf-8")
@@ -161,7 +161,7 @@ def test_output_that_nobody_reads_any_more_does_not_end_the_job(place: Path) -> 
         process.kill()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_output_that_nobody_reads_yet_does_not_keep_run_sh_from_its_work(place: Path, processes: int) -> None:
     """A pager shows its first page, a terminal waits after Ctrl-S: the pipe is full, but run.sh ends when all have."""
     read, write = os.pipe()

@@ -11,43 +11,44 @@ again and names those that have changed. Imports no paddle.
 
 import argparse
 import contextlib
-import errno
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 from tqdm import tqdm
 
+from util.data.bad_list import check_bad_list, remove_bad_list, write_bad_list
+from util.data.checked import Checked, summary, warn_of_twins
 from util.data.image_list import ImageList
 from util.data.index import FileFacts, check_folders, check_index_place, has_index, index_path, read_index, write_index
 from util.data.inspection import FileFact, inspect_files
+from util.data.lost import first_missing
 from util.data.splits import find_list, load_split
-from util.data.twins import twins_between, twins_within
-from util.errors import DataError, MissingInputError, OutputError, SaveError, UsageError, listed, run_script
+from util.errors import (
+    TERMINATED,
+    DataError,
+    MissingInputError,
+    OutputError,
+    ResumableError,
+    Stopped,
+    UsageError,
+    listed,
+    run_script,
+)
 from util.files import as_field
 from util.log import start_logging
 from util.options.data import LoaderOptions
 from util.settings import tool_parser
 
 MAX_NAMED = 20  # files named on standard error
-MAX_TWINS = 5
 SECONDS_BETWEEN_LINES = 30.0  # of progress, where there is no terminal
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A split, all of whose files have been read."""
-
-    split: str
-    images: ImageList
-    files: FileFacts
-    dimensions: np.ndarray  # int64 (N, 2), width and height in pixels; zeros where it cannot be decoded
 
 
 def check_split(images: ImageList, *, split: str, num_workers: int, timeout: float, log: logging.Logger) -> Checked:
@@ -82,64 +83,6 @@ def _with_progress(
     log.info(f"{split}: {count:,} images read in {seconds:,.1f} s, {count / seconds:,.0f} a second")
 
 
-# --- what was found
-
-
-def _summary(checked: Checked) -> str:
-    images, good = checked.images, checked.dimensions.all(axis=1)
-    counts = np.bincount(images.labels)
-    counts = counts[counts > 0]
-    text = f"{checked.split}: {len(images):,} images of {len(counts):,} classes"
-    text += f", {counts.min():,} to {counts.max():,} a class"
-    if good.any():
-        dimensions = checked.dimensions[good]
-        pixels = dimensions.prod(axis=1)
-        least, most = dimensions[pixels.argmin()], dimensions[pixels.argmax()]
-        total = checked.files.sizes.clip(0).sum() / 1e6
-        text += f"; {least[0]} x {least[1]} to {most[0]} x {most[1]} pixels; {total:,.1f} MB"
-    return text
-
-
-def _warn_of_twins(one: Checked, other: Checked, log: logging.Logger) -> None:
-    """Says which files of `other` have the same bytes as one of `one`, which may be the same split."""
-    digests, readable = one.files.digests, np.flatnonzero(one.files.sizes > 0)
-    if one is other:
-        pairs = twins_within(digests, one.images.paths, readable)
-    else:
-        pairs = twins_between(digests, readable, other.files.digests, np.flatnonzero(other.files.sizes > 0))
-    if not pairs:
-        return
-    named = listed((f"{other.images.paths[j]} = {one.images.paths[i]}" for i, j in pairs), MAX_TWINS)
-    contrary = sum(_class_of(one, i) != _class_of(other, j) for i, j in pairs)
-    what = "an earlier one" if one is other else f"one of {one.split}"
-    labels = f", {contrary:,} of them with another label" if contrary else ""
-    log.warning(f"{other.split}: {len(pairs):,} images have the same bytes as {what}{labels}: {named}")
-
-
-def _class_of(checked: Checked, index: int) -> str | int:
-    label = int(checked.images.labels[index])
-    return label if checked.images.class_names is None else checked.images.class_names[label]
-
-
-def write_bad_images(path: Path, checked: Sequence[Checked]) -> int:
-    """Writes a line `path TAB reason` for each image that cannot be used, and returns how many there are.
-
-    Backslash, tab and line breaks are written as \\\\ \\t \\n \\r. Without any the file is removed: an old one would
-    lie.
-    """
-    rows = [(c.images.path(i), reason) for c in checked for i, reason in c.files.reasons.items()]
-    try:
-        if rows:
-            text = "".join(f"{as_field(name)}\t{as_field(reason)}\n" for name, reason in rows)
-            path.write_text(text, encoding="utf-8", errors="surrogateescape")
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        kind = SaveError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else OutputError
-        raise kind(f"{path}: cannot be written: {error.strerror}; name another with --bad_list") from None
-    return len(rows)
-
-
 # --- verifying
 
 
@@ -157,7 +100,7 @@ def verify_split(
     for i, fact in _with_progress(facts, len(index.images), split=split, log=log):
         if fact.digest != index.files.digests[i].tobytes():
             changed.append((i, fact.reason or "is not what it was"))
-    return [f"{index.images.path(i)}: {reason}" for i, reason in sorted(changed)]
+    return [f"{as_field(index.images.path(i))}: {reason}" for i, reason in sorted(changed)]
 
 
 # --- the command
@@ -248,6 +191,14 @@ def _check_writable(folder: Path, splits: Sequence[str]) -> None:
         ) from None
 
 
+def _refuse_lost(checked: Checked) -> None:
+    """Raises a ResumableError if images could not be read because their folder went away; an index would lie."""
+    for i in checked.files.reasons:
+        missing = first_missing(checked.images.holder(i)) if checked.files.sizes[i] < 0 else None
+        if missing is not None:
+            raise ResumableError(f"{missing}: is not there any more; no index of {checked.split} was written")
+
+
 def _check_and_write(arguments: argparse.Namespace, split: str, folder: Path, log: logging.Logger) -> Checked:
     """Checks a split and writes its index."""
     root, option = arguments.data_dir, _list_option(arguments, split)
@@ -260,6 +211,7 @@ def _check_and_write(arguments: argparse.Namespace, split: str, folder: Path, lo
     checked = check_split(
         images, split=split, num_workers=arguments.num_workers, timeout=arguments.data_timeout, log=log
     )
+    _refuse_lost(checked)
     path = index_path(folder, split)
     write_index(
         path,
@@ -271,7 +223,7 @@ def _check_and_write(arguments: argparse.Namespace, split: str, folder: Path, lo
         list_option=None if option is None else f"--cls_label_path_{split}",
         delimiter=arguments.delimiter,
     )
-    log.info(_summary(checked))
+    log.info(summary(checked))
     log.info(f"{split}: index in {path}")
     return checked
 
@@ -287,29 +239,36 @@ def _bad_list_path(folder: Path, split: str) -> Path:
     return index.with_name(index.name.replace(".index.safetensors", ".bad_images.tsv"))
 
 
-def _check(arguments: argparse.Namespace, log: logging.Logger) -> None:
+def _check(arguments: argparse.Namespace, log: logging.Logger, *, written: list[str]) -> None:
+    """Checks all splits. written: gets the name of each whose index is written."""
     folder = arguments.output or arguments.data_dir
     splits = _splits(arguments)
     lists = [find_list(arguments.data_dir, split, _list_option(arguments, split)) for split in splits]
     if arguments.delimiter is not None and not any(lists):
         raise UsageError("--delimiter has no effect: no list file is read; leave it out, or name a list")
     _check_writable(folder, splits)
+    named = arguments.bad_list
+    for path in [_bad_list_path(folder, split) for split in splits] if named is None else [named]:
+        check_bad_list(path)
     found: list[Checked] = []
     for split in splits:
         found.append(_check_and_write(arguments, split, folder, log))
-        if arguments.bad_list is None:
-            write_bad_images(_bad_list_path(folder, split), found[-1:])
-    for place, one in enumerate(found):
-        _warn_of_twins(one, one, log)
-        for other in found[place + 1 :]:
-            _warn_of_twins(one, other, log)
-    if arguments.bad_list is not None:
-        write_bad_images(arguments.bad_list, found)
-    bad = [f"{c.images.path(i)}: {reason}" for c in found for i, reason in c.files.reasons.items()]
+        written.append(split)
+        place = _bad_list_path(folder, split)
+        if arguments.bad_list is None and found[-1].bad:
+            write_bad_list(place, found[-1].bad)
+        elif arguments.bad_list is None:
+            remove_bad_list(place)
+    for number, one in enumerate(found, start=1):
+        warn_of_twins(one, one, log)
+        for other in found[number:]:
+            warn_of_twins(one, other, log)
+    bad = [row for checked in found for row in checked.bad]
+    if named is not None:
+        write_bad_list(named, bad)
     if bad:
-        _name(bad)
-        written = [_bad_list_path(folder, c.split) for c in found if c.files.reasons]
-        where = arguments.bad_list or " and ".join(map(str, written))
+        _name([f"{as_field(path)}: {as_field(reason)}" for path, reason in bad])
+        where = named or " and ".join(str(_bad_list_path(folder, checked.split)) for checked in found if checked.bad)
         total = sum(len(c.images) for c in found)
         raise DataError(
             f"{len(bad):,} of {total:,} images cannot be read, all listed in {where}; repair or remove them, and check "
@@ -317,12 +276,24 @@ def _check(arguments: argparse.Namespace, log: logging.Logger) -> None:
         )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    arguments = _arguments(argv)
-    log = start_logging(is_main=True)
-    if not arguments.verify:
-        _check(arguments, log)
-        return
+@contextlib.contextmanager
+def _ending_on_sigterm(left: Callable[[], str]) -> Iterator[None]:
+    """Makes SIGTERM end what it interrupts, as Ctrl-C does, with a line. left: says what is there then."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough, and the workers are still to be ended
+        raise Stopped(f"stopped by {signal.Signals(number).name}; {left()}", exit_code=TERMINATED)
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _verify(arguments: argparse.Namespace, log: logging.Logger) -> None:
     folder = arguments.output or arguments.data_dir
     changed = [
         line
@@ -340,6 +311,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         _name(changed)
         raise DataError(f"{len(changed):,} files are not what they were when they were checked; restore them")
     log.info("all files are what they were when they were checked")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = _arguments(argv)
+    log = start_logging(is_main=True)
+    written: list[str] = []
+    if arguments.verify:
+        with _ending_on_sigterm(lambda: "not all files were compared"):
+            _verify(arguments, log)
+        return
+    with _ending_on_sigterm(
+        lambda: f"written is the index of {' and '.join(written)}" if written else "no index was written"
+    ):
+        _check(arguments, log, written=written)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from PIL import Image
 
 from util.data.image_list import ImageList
 from util.data.images import ImageError
+from util.data.lost import shared_failure
 from util.data.sampler import SampleKey, sample_rng, substitutes
 from util.data.workers import WorkerBoard
 
@@ -39,6 +40,8 @@ class ImageDataset:
     transform: f(image, rng) -> float32 (C, H, W); `rng` comes from (seed, epoch, index, repeat) alone.
     substitute: let another image stand in for one that cannot be read, chosen by (seed, epoch, index, repeat) alone, so
         that a resumed run makes the same choice. For training; accuracy over other images would not be the split's.
+    What cannot be read for no fault of its own, since the folder or the disk is gone, is no bad image but a
+    ResumableError (or a LimitError, see `lost.shared_failure`).
     """
 
     def __init__(
@@ -83,6 +86,12 @@ class ImageDataset:
             image = self.images.image(index)
             return Sample(self.transform(image, sample_rng(self.seed, key)), int(self.images.labels[index]), index)
         except ImageError as error:
+            images = self.images
+            failure = shared_failure(
+                error, root=images.root, holder=images.holder(index), is_known=images.is_marked(index)
+            )
+            if failure is not None:
+                raise failure from None
             return BadImage(error.path, error.reason)
         finally:
             if self._board is not None:

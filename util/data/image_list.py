@@ -46,6 +46,14 @@ class ImageList:
         """Returns the full path of an image, or what stands for it: `cifar-10-python.tar.gz/data_batch_1[17]`."""
         return os.path.join(self.root, self.paths[index])
 
+    def holder(self, index: int) -> Path:
+        """Returns what an image is in: its folder, or its shard."""
+        return Path(self.path(index)).parent if self.shards is None else self.shards.holder(index)
+
+    def is_marked(self, index: int) -> bool:
+        """Returns whether an index marks the image as unreadable."""
+        return self.bad_at is not None and bool(np.isin(index, self.bad_at))
+
     def image(self, index: int) -> Image.Image:
         """Returns the picture, PIL RGB; an ImageError says why a file cannot be used."""
         if self.pixels is not None:

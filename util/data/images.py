@@ -1,5 +1,6 @@
 """Decoding: one function turns any supported file into the same RGB picture, everywhere."""
 
+import errno
 import io
 import os
 import stat
@@ -36,12 +37,13 @@ def is_image_name(name: str) -> bool:
 
 
 class ImageError(DataError):
-    """An image file that cannot be used, with its path and the reason."""
+    """An image file that cannot be used, with its path and the reason; number: of the system's error, if it was one."""
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, *, number: int | None = None) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+        self.number = number
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -55,9 +57,9 @@ def read_bytes(path: str | Path) -> bytes:
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(str(path), "no such file") from None
+        raise ImageError(str(path), "no such file", number=errno.ENOENT) from None
     except OSError as error:
-        raise ImageError(str(path), error.strerror or str(error)) from None
+        raise ImageError(str(path), error.strerror or str(error), number=error.errno) from None
     except ValueError:
         raise ImageError(repr(str(path)), "is not a valid path") from None
 

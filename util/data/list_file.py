@@ -1,5 +1,6 @@
 """List files: a line `relative/path label` an image."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from util.data.image_list import ImageList
 from util.errors import DataError, MissingInputError, listed
 from util.files import kind_of
 
-_LABEL = re.compile(r"\s*[0-9]{1,9}\s*")
+_LABEL = re.compile(r"\s*0{0,50}[0-9]{1,9}\s*")
+_LONG_LABEL = re.compile(r"\s*0*[1-9][0-9]{9,}\s*")
 
 # What a file's first bytes say it is, when it is no list.
 _NO_LISTS = {
@@ -82,6 +84,9 @@ def _line_fault(line: str, fields: list[str], num_classes: int | None) -> str | 
     if len(fields) != 2:
         return f"expected `path label`, got {fields[0]!r}"
     name, label = fields
+    if _LONG_LABEL.fullmatch(label):
+        most = "999,999,999 at most" if num_classes is None else f"outside the {num_classes} classes"
+        return f"label {label.strip()[:30]} is too large, {most}"
     if not _LABEL.fullmatch(label):
         return f"the label must be an integer of at least 0, got {label.strip()!r}"
     if num_classes is not None and int(label) >= num_classes:
@@ -112,16 +117,28 @@ def _labelled_twice(paths: list[str], labels: list[int], lines: list[int]) -> li
 
 
 def _missing_files(root: Path, paths: list[str], lines: list[int]) -> list[tuple[int, str]]:
-    """One listing a folder instead of a million calls of stat."""
-    listings: dict[str, set[str]] = {}
+    """What is not there, or is a folder. One listing a folder instead of a million calls of stat."""
+    listings: dict[str, tuple[set[str], set[str]]] = {}
     faults = []
     for name, number in zip(paths, lines, strict=True):
         folder, _, file = name.rpartition("/")
         if folder not in listings:
-            try:
-                listings[folder] = set(os.listdir(root / folder))
-            except (OSError, ValueError):
-                listings[folder] = set()
-        if file not in listings[folder]:
+            listings[folder] = _listing(root / folder)
+        names, folders = listings[folder]
+        if file not in names:
             faults.append((number, f"{root / name}: no such file{_hint(name)}"))
+        elif file in folders:
+            faults.append((number, f"{root / name}: is a folder, expected an image"))
     return faults
+
+
+def _listing(folder: Path) -> tuple[set[str], set[str]]:
+    """Returns all names in a folder, and those of folders; none where it cannot be listed."""
+    names, folders = set(), set()
+    with contextlib.suppress(OSError, ValueError), os.scandir(folder) as entries:
+        for entry in entries:
+            names.add(entry.name)
+            with contextlib.suppress(OSError):  # a link in a circle
+                if entry.is_dir():
+                    folders.add(entry.name)
+    return names, folders

@@ -17,10 +17,11 @@ from paddle.io import DataLoader, get_worker_info
 
 from util.data.dataset import BadImage, ImageDataset, Sample
 from util.data.image_list import ImageList
+from util.data.lost import TOO_MANY_FILES, TOO_MANY_OPEN
 from util.data.preprocessing import Preprocessing
 from util.data.sampler import EvalBatches, TrainBatches
 from util.data.workers import SHARED_MEMORY, Watch, Worker, WorkerBoard
-from util.errors import DataError, ResumableError, listed
+from util.errors import DataError, LimitError, ResumableError, UserError, listed
 from util.log import NAME
 from util.options import LoaderOptions
 from util.processes import die_with_parent
@@ -32,13 +33,13 @@ POLL = 0.2  # seconds between two looks at the workers while a batch is awaited
 MAX_NAMED = 5  # unreadable images of a batch
 
 
-def collate(samples: Sequence[Sample | BadImage]) -> list[Any]:
-    """Stacks the good samples: images (B, C, H, W), labels int64 (B,), indices int64 (B,), and the bad ones' list.
+def collate(samples: Sequence[Sample | BadImage | UserError]) -> list[Any]:
+    """Stacks the good samples: images (B, C, H, W), labels int64 (B,), indices int64 (B,), and the list of the others.
 
     Without a good one, a placeholder with label and index -1: Paddle cannot pass arrays without elements on.
     """
     good = [s for s in samples if isinstance(s, Sample)]
-    bad = [s for s in samples if isinstance(s, BadImage)]
+    bad: list[BadImage | UserError] = [s for s in samples if not isinstance(s, Sample)]
     bad += [image for sample in good for image in sample.rejected]
     if not good:
         return [np.zeros((1, 3, 1, 1), np.float32), np.array([-1]), np.array([-1]), bad]
@@ -57,7 +58,10 @@ def _begin_worker(worker_id: int) -> None:
 
 
 class _Reading:
-    """A data set and the board on which its workers say what they read, as Paddle hands both to a worker."""
+    """A data set and the board on which its workers say what they read, as Paddle hands both to a worker.
+
+    An error that ends the run is handed over as a value, too: Paddle would make a traceback of one that is raised.
+    """
 
     def __init__(self, images: ImageDataset, board: WorkerBoard) -> None:
         self.images = images
@@ -66,8 +70,11 @@ class _Reading:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Any) -> Sample | BadImage:
-        return self.images[key]
+    def __getitem__(self, key: Any) -> Sample | BadImage | UserError:
+        try:
+            return self.images[key]
+        except (ResumableError, LimitError) as error:
+            return error
 
 
 class SerialLoader:
@@ -153,6 +160,7 @@ class WorkerLoader(SerialLoader):
                     return
                 if isinstance(batch, BaseException):
                     raise batch
+                _raise_handed_over(batch[3])
                 yield batch
         except SystemError:  # how Paddle says that it lost a worker, or that one raised an exception
             self.check_workers()
@@ -165,6 +173,8 @@ class WorkerLoader(SerialLoader):
         try:
             return iter(self._loader)
         except OSError as error:
+            if error.errno in TOO_MANY_OPEN:
+                raise LimitError(f"the processes that load data cannot be started: {TOO_MANY_FILES}") from None
             raise ResumableError(
                 f"the processes that load data cannot be started: {error.strerror} (is {SHARED_MEMORY} full?); free "
                 "memory there, or use --num_workers 0"
@@ -207,6 +217,13 @@ class WorkerLoader(SerialLoader):
         return ResumableError(
             f"{symptom} (--data_timeout {self.timeout:g}): data {name} {suspect.trouble}{since}{where}"
         )
+
+
+def _raise_handed_over(bad: Sequence[BadImage | UserError]) -> None:
+    """Raises the error that a worker met instead of an image, if it met one."""
+    for found in bad:
+        if isinstance(found, UserError):
+            raise found
 
 
 def _answer(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from util.data.shard_index import scan_shards, write_index
-from util.data.shard_pack import check_output, plan_packing, write_shards
+from util.data.shard_pack import check_output, plan_packing, remove_leftovers, write_shards
 from util.data.shards import find_shards, find_splits, index_path, read_classes
 from util.data.splits import load_split
 from util.errors import MissingInputError, UsageError, run_script
@@ -55,6 +55,7 @@ def pack(
             raise UsageError(f"{folder}: expected class folders or a list file; {split} is in archives already")
         class_names = class_names or images.class_names
         packings[split] = plan_packing(images, split, shard_bytes=shard_bytes, seed=seed)
+    remove_leftovers(output, log=log)  # before the room is measured
     needed = sum(packing.bytes for packing in packings.values())
     for split in splits:
         check_output(output, split, needed)

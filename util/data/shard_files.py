@@ -49,7 +49,8 @@ class ShardFiles:
                 parts.append(part)
                 offset += len(part)
         except OSError as error:
-            raise ImageError(name, f"cannot be read at byte {offset:,}: {error.strerror or error}") from None
+            reason = f"cannot be read at byte {offset:,}: {error.strerror or error}"
+            raise ImageError(name, reason, number=error.errno) from None
         return b"".join(parts)
 
     def _descriptor(self, number: int, name: str) -> int:
@@ -82,6 +83,10 @@ class ShardImages:
         return self.files.read(
             int(self.shard[index]), offset=int(self.offset[index]), size=int(self.size[index]), name=name
         )
+
+    def holder(self, index: int) -> Path:
+        """Returns the shard that an image is in."""
+        return self.files.shards[int(self.shard[index])].path
 
     def select(self, indices: np.ndarray) -> "ShardImages":
         """Returns the places of these images alone, in this order."""

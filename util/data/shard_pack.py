@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from util.data.image_list import ImageList
 from util.data.images import IMAGE_SUFFIXES, ImageError, read_bytes
 from util.data.shard_index import raise_faults, scan_shards, write_index
 from util.data.shards import classes_path, find_shards, index_path
+from util.data.workers import is_dead
 from util.errors import OutputError, SaveError
 
 BLOCK = tarfile.BLOCKSIZE
@@ -137,7 +139,6 @@ def write_shards(packing: Packing, output: Path, split: str) -> list[Path]:
     placed: list[Path] = []
     try:
         (output / split).parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(output)
         beside.mkdir()
         files = {output / f"{split}-{n:06d}.tar": beside / f"{n}.tar" for n in range(len(packing.shards))}
         with tqdm(total=packing.num_images, desc=split, unit=" images", leave=False, disable=None) as bar:
@@ -170,17 +171,24 @@ def _as_user_error(error: OSError, output: Path, split: str) -> OutputError | Sa
     return OutputError(f"{output}: cannot be written: {error.strerror}; choose another --output")
 
 
-def _remove_leftovers(output: Path) -> None:
-    """Removes what a killed process of this machine has left here."""
-    for path in output.glob(".tmp-*"):
-        match = re.fullmatch(r"\.tmp-.+-" + re.escape(socket.gethostname()) + r"-([0-9]{1,9})", path.name)
-        if match and path.is_dir():
-            try:
-                os.kill(int(match[1]), 0)
-            except ProcessLookupError:
-                shutil.rmtree(path, ignore_errors=True)
-            except PermissionError:  # it lives, and is another user's
-                continue
+def remove_leftovers(output: Path, *, log: logging.Logger) -> None:
+    """Removes the unfinished shards that killed processes of this machine have left here, and says so.
+
+    They may be as large as the data. Those of living processes and of other machines are only named: who knows.
+    """
+    for path in sorted(output.glob(".tmp-*")):
+        match = re.fullmatch(r"\.tmp-.+-([0-9]{1,9})", path.name)
+        if not match or not path.is_dir() or path.is_symlink():
+            continue
+        process = int(match[1])
+        is_ours = path.name.endswith(f"-{socket.gethostname()}-{process}")
+        if is_ours and (process == os.getpid() or is_dead(process)):  # our own number: of a container before this one
+            shutil.rmtree(path, ignore_errors=True)
+            state = "could not be removed; remove it" if path.exists() else "removed"
+            log.warning(f"{path}: unfinished shards of process {process}, which was killed: {state}")
+        else:
+            whose = f"of process {process}, which runs" if is_ours else "of another machine"
+            log.warning(f"{path}: unfinished shards {whose}; remove it if nobody packs there any more")
 
 
 def _write_shard(path: Path, packing: Packing, images: np.ndarray, bar: "tqdm[Any]") -> None:

@@ -10,6 +10,7 @@ import mmap
 import multiprocessing.util  # noqa: F401  its own end of workers is registered before `_end_workers`, and so runs later
 import os
 import signal
+import threading
 import time
 import weakref
 from collections.abc import Iterable
@@ -116,6 +117,7 @@ def _end_workers(owner: int) -> None:
     if os.getpid() != owner:
         return
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Paddle's handler would take their end for a failure
+    threading.excepthook = lambda failed: None  # Paddle's thread may be reading a batch that is removed under it
     pids = [pid for board in _boards for pid in board.pids()]
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
@@ -147,11 +149,16 @@ def remove_leftovers(description: str) -> int:
     try:
         found = json.loads(description)
         boot, pids = found["boot"], [int(pid) for pid in found["workers"]]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # damaged: 1e999, a thousand brackets
         return 0
     if boot != _boot():
         return 0
-    return remove_batches(pid for pid in pids if _state_of(pid) in ("X", "Z"))
+    return remove_batches(pid for pid in pids if is_dead(pid))
+
+
+def is_dead(pid: int) -> bool:
+    """Returns whether no such process runs on this machine; one that was killed and not yet buried does not."""
+    return _state_of(pid) in ("X", "Z")
 
 
 def _boot() -> str:

@@ -19,7 +19,7 @@ from util.data.check import main
 from util.data.index import index_path, read_index
 from util.data.inspection import CHUNK, FileFact, inspect_file, inspect_files
 from util.data.splits import load_split
-from util.errors import DataError, MissingInputError, OutputError, ResumableError, SaveError, UsageError
+from util.errors import DataError, MissingInputError, OutputError, ResumableError, SaveError, Stopped, UsageError
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_bad_images_are_listed_marked_and_an_error(root: Path, capsys: pytest.Ca
     ):
         main([str(root), "-j", "2"])
     said = capsys.readouterr().err
-    assert "tab\t and\nline \\.jpg: is empty" in said
+    assert "/tab\\t and\\nline \\\\.jpg: is empty\n" in said
     assert (
         root / "train.bad_images.tsv"
     ).read_text() == f"{root}/train/n01440764/tab\\t and\\nline \\\\.jpg\tis empty\n"
@@ -102,6 +102,24 @@ def test_bad_images_of_all_splits_go_to_one_list_if_it_is_named(root: Path, tmp_
     with pytest.raises(DataError, match=r"2 of 12 images cannot be read, all listed in .*bad\.tsv;"):
         main([str(root), "-j", "0", "--bad_list", str(tmp_path / "bad.tsv")])
     assert (tmp_path / "bad.tsv").read_text().count("\tis empty\n") == 2
+    for split in ("train", "val"):
+        (root / split / "n01440764/a.jpg").unlink()
+    main([str(root), "-j", "0", "--bad_list", str(tmp_path / "bad.tsv")])
+    assert (tmp_path / "bad.tsv").read_text() == "", "an old list would lie, and the file's name is somebody's choice"
+
+
+def test_folder_that_goes_away_under_a_check_gives_no_index(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main([str(root), "--split", "train", "-j", "0"])
+    before = index_path(root, "train").read_bytes()
+
+    def vanish(path: str, *, decode: bool) -> FileFact:
+        shutil.rmtree(root / "train", ignore_errors=True)
+        return inspect_file(path, decode=decode)
+
+    monkeypatch.setattr("util.data.inspection.inspect_file", vanish)
+    with pytest.raises(ResumableError, match=r"data/train: is not there any more; no index of train was written$"):
+        main([str(root), "--split", "train", "-j", "0"])
+    assert index_path(root, "train").read_bytes() == before
 
 
 def test_twenty_bad_images_are_named_and_the_others_counted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,7 +335,9 @@ def _children(pid: int) -> list[int]:
     return [int(number) for number in listed.stdout.split()]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9), (signal.SIGHUP, -1)])
+@pytest.mark.parametrize(("number", "code"), [
+    (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9), (signal.SIGHUP, -1),
+])  # fmt: skip
 def test_interrupted_check_ends_at_once_and_leaves_nothing(root: Path, number: int, code: int) -> None:
     """The workers are busy with large pictures, and the whole group gets the signal, as from a terminal."""
     write_picture(root / "train/n01440764/large.png", seed=0, size=(2000, 2000))
@@ -338,6 +358,7 @@ def test_interrupted_check_ends_at_once_and_leaves_nothing(root: Path, number: i
     _, said = process.communicate(timeout=20)
     assert process.returncode == code
     assert ("error: interrupted" in said) == (code == 130)
+    assert said.endswith("stopped by SIGTERM; no index was written\n") == (code == 143)
     assert "Traceback" not in said
     while any(map(_is_alive, children)) and time.monotonic() - began < 5:
         time.sleep(0.05)
@@ -345,6 +366,25 @@ def test_interrupted_check_ends_at_once_and_leaves_nothing(root: Path, number: i
     assert time.monotonic() - began < 5, "workers hold standard error open as long as they live"
     assert len(children) == 2
     assert _snapshot(root).keys() == before
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ([], "stopped by SIGTERM; written is the index of train"), (["--verify"], "not all files were compared"),
+])  # fmt: skip
+def test_sigterm_says_what_is_there(options: list[str], said: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main([str(root), "-j", "0"])
+
+    def end(path: str, *, decode: bool) -> FileFact:
+        if "/val/" in path:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inspect_file(path, decode=decode)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("util.data.inspection.inspect_file", end)
+    with pytest.raises(Stopped, match=f"{said}$") as caught:
+        main([str(root), "-j", "0", *options])
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def _is_alive(pid: int) -> bool:

@@ -4,12 +4,14 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -239,18 +241,59 @@ def test_an_interruption_anywhere_leaves_nothing_and_can_be_repeated(
     assert len(load_split(str(out), "val")) == 4
 
 
-def test_what_a_killed_process_left_is_removed_and_a_living_ones_is_not(data: Path) -> None:
+def leave(out: Path, process: int, host: str = "") -> Path:
+    """Makes what a process that packs has at work."""
+    path = out / f".tmp-train-{host or socket.gethostname()}-{process}"
+    path.mkdir(parents=True)
+    (path / "0.tar").write_bytes(b"x")
+    return path
+
+
+def test_what_a_killed_process_left_is_removed_and_a_living_ones_is_not(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = data.parent / "out"
-    out.mkdir()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = socket.gethostname()
-    for name in (f".tmp-train-{host}-{dead.pid}", f".tmp-train-{host}-{os.getppid()}", ".tmp-train-elsewhere-1"):
-        (out / name).mkdir()
-        (out / name / "0.tar").touch()
+    unburied = subprocess.Popen([sys.executable, "-c", ""])  # a zombie until it is waited for
+    os.waitid(os.P_PID, unburied.pid, os.WEXITED | os.WNOWAIT)
+    removed = [leave(out, process) for process in (dead.pid, unburied.pid, os.getpid())]
+    living, elsewhere = leave(out, os.getppid()), leave(out, dead.pid, "elsewhere")
+    (out / ".tmp-folder").mkdir()
     main([str(data), "--output", str(out)])
-    left = sorted(path.name for path in out.glob(".tmp-*"))
-    assert left == sorted([f".tmp-train-{host}-{os.getppid()}", ".tmp-train-elsewhere-1"])
+    unburied.wait()
+    assert sorted(out.glob(".tmp-*")) == sorted([living, elsewhere, out / ".tmp-folder"])
+    said = capsys.readouterr().err
+    for path in removed:
+        process = path.name.rpartition("-")[2]
+        assert f"{path}: unfinished shards of process {process}, which was killed: removed\n" in said
+    assert f"{living}: unfinished shards of process {os.getppid()}, which runs; remove it if nobody packs there" in said
+    assert f"{elsewhere}: unfinished shards of another machine; remove it if nobody packs there any more\n" in said
+    assert said.count("unfinished") == 5
+
+
+def test_leftovers_are_removed_before_the_room_is_measured(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = leave(data.parent / "out", os.getpid())
+    usage = SimpleNamespace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage if left.exists() else SimpleNamespace(free=10**9))
+    main([str(data), "--output", str(data.parent / "out")])
+    assert len(load_split(str(data.parent / "out"), "train")) == 18
+
+
+def test_a_packing_that_is_killed_leaves_what_the_next_one_removes(data: Path) -> None:
+    out = data.parent / "out"
+    driver = (
+        "import os\nfrom util.data import shard_pack, shard\n"
+        "shard_pack._sync = lambda folder: os.kill(os.getpid(), 9)\nshard.main()\n"
+    )
+    command = [sys.executable, "-c", driver, str(data), "--output", str(out)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == -9
+    assert len(list(out.glob(".tmp-train-*"))) == 1
+    for shard in out.glob("*.tar"):  # what had been moved when it was killed: nothing is written over
+        shard.unlink()
+    (out / "train-classes.json").unlink()
+    main([str(data), "--output", str(out)])
+    assert list(out.glob(".tmp-*")) == []
 
 
 def test_an_image_that_cannot_be_read_stops_the_packing(data: Path) -> None:

@@ -197,6 +197,7 @@ def test_flat_folder_without_a_list_names_both_remedies(tmp_path: Path) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
+    (tmp_path / "link").symlink_to("sub")
     return _touch(tmp_path, "a.jpg", "sub/b.jpg", "two words.jpg", "x,1.jpg")
 
 
@@ -210,6 +211,7 @@ GOOD_LISTS: dict[str, tuple[bytes, str | None, list[tuple[str, int]]]] = {
     "spaces in paths": (b"two words.jpg 3\n", None, [("two words.jpg", 3)]),
     "delimiter": (b"x,1.jpg,7\ntwo words.jpg, 8\n", ",", [("x,1.jpg", 7), ("two words.jpg", 8)]),
     "the same image twice": (b"a.jpg 1\n./a.jpg 1\n", None, [("a.jpg", 1), ("./a.jpg", 1)]),
+    "zeros in front": (b"a.jpg 000000000012\n", None, [("a.jpg", 12)]),
     "dot folder": (b"./a.jpg 0\n", None, [("./a.jpg", 0)]),
 }
 
@@ -229,7 +231,10 @@ BAD_LINES: dict[str, tuple[str, str]] = {
     "fraction": ("a.jpg 1.0", "integer of at least 0, got '1.0'"),
     "negative": ("a.jpg -1", "integer of at least 0, got '-1'"),
     "too large": ("a.jpg 5", "label 5 is outside the 5 classes (0 to 4)"),
-    "huge": ("a.jpg 99999999999999999999", "integer of at least 0"),
+    "huge": ("a.jpg 99999999999999999999", "label 99999999999999999999 is too large, outside the 5 classes"),
+    "endless": (f"a.jpg {'9' * 5000}", f"label {'9' * 30} is too large, outside the 5 classes"),
+    "folder": ("sub 1", "sub: is a folder, expected an image"),
+    "link to a folder": ("link 1", "link: is a folder, expected an image"),
     "missing file": ("sub/c.jpg 1", "sub/c.jpg: no such file"),
     "missing folder": ("nowhere/c.jpg 1", "nowhere/c.jpg: no such file"),
     "absolute": ("/etc/hostname 1", "the path must stay inside data_dir, got '/etc/hostname'"),
@@ -252,6 +257,18 @@ def test_fault_of_a_list_is_reported_by_line(name: str, data: Path) -> None:
         read_list(path, data, num_classes=5)
     assert fault in str(caught.value)
     assert str(caught.value).count("list.txt:") == 1
+
+
+def test_a_label_is_too_large_also_where_the_classes_are_not_known(data: Path) -> None:
+    (data / "list.txt").write_text("a.jpg 1000000000\nsub/b.jpg 999999999\n")
+    with pytest.raises(DataError, match=r"list\.txt:1: label 1000000000 is too large, 999,999,999 at most$"):
+        read_list(data / "list.txt", data)
+
+
+def test_a_link_in_a_circle_hides_no_other_file(data: Path) -> None:
+    (data / "circle").symlink_to("circle")
+    (data / "list.txt").write_text("a.jpg 0\ncircle 0\n")
+    assert _labelled(read_list(data / "list.txt", data)) == [("a.jpg", 0), ("circle", 0)]  # reading it will tell
 
 
 def test_null_character_in_a_folder_name_is_a_fault(data: Path) -> None:

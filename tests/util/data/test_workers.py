@@ -3,12 +3,14 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tests.scripts.run import ROOT
 from util.data import workers
 from util.data.workers import Watch, Worker, WorkerBoard, describe_workers, remove_leftovers
 
@@ -70,6 +72,19 @@ def test_a_long_pause_counts_as_two_looks(monkeypatch: pytest.MonkeyPatch) -> No
     assert seen == [0.25, 0.5, 1.0, 1.0, 0.75]
 
 
+@pytest.mark.parametrize("ending", [True, False])
+def test_paddle_s_thread_says_nothing_when_its_batches_are_removed_at_the_end(ending: bool) -> None:
+    """Its traceback would stand behind the one line that says why the run ended. False: the negative control."""
+    code = (
+        "import os, sys, threading\nfrom util.data.workers import _end_workers\n"
+        "if sys.argv[1] == 'True': _end_workers(os.getpid())\n"
+        "thread = threading.Thread(target=lambda: open('/nowhere/at all'))\nthread.start()\nthread.join()\n"
+    )
+    command = [sys.executable, "-c", code, str(ending)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ("Traceback" in done.stderr) == (not ending)
+
+
 def test_only_the_batches_of_dead_workers_of_this_boot_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,5 +97,8 @@ def test_only_the_batches_of_dead_workers_of_this_boot_are_removed(
     text = describe_workers([gone.pid, os.getpid()])
     assert remove_leftovers(text.replace('"boot": "', '"boot": "another')) == 0
     assert remove_leftovers(text[:-9]) == 0  # torn
+    assert remove_leftovers(text.replace(str(gone.pid), "1e999")) == 0
+    assert remove_leftovers("[" * 200_000) == 0
+    assert remove_leftovers("null") == remove_leftovers('{"boot": 1}') == 0
     assert remove_leftovers(text) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])

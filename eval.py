@@ -53,11 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from util.evaluation.outputs import Outputs
     from util.evaluation.task import Task, agree, check_opens, make_task, run_task
     from util.log import start_logging
+    from util.train.unused import unused_loading
 
     world, notes = distributed.start(settings.device.device)
     log = start_logging(is_main=world.is_main)
     for note in [*notes, str(arithmetic)]:
         log.info(note)
+    for note in unused_loading(settings.on_command_line, settings.loader):
+        log.warning(note)
     outputs = Outputs(settings.evaluation, settings.data, log) if world.is_main else None
 
     def prepare(weights: options.WeightsOptions) -> Task:

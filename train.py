@@ -6,6 +6,7 @@
 The same command started again continues the run. --dry_run tries everything on one batch and writes nothing.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from logging import Logger
 from typing import TYPE_CHECKING
 
 from util import options, runtime
-from util.data.preprocessing import Preprocessing, describe_differences, resolve_preprocessing
+from util.data.preprocessing import Preprocessing, resolve_preprocessing
 from util.errors import UsageError, run_script
 from util.settings import Settings, parse, to_plain
 from util.stop import StopRequest
@@ -67,12 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arithmetic = runtime.start(settings.threads.cpu_threads)
 
     from models import canonical_name, model_defaults
-    from util.log import log_to_file
-    from util.train.dry_run import dry_run
-    from util.train.loss import make_loss
-    from util.train.run import forget_missing_best
-    from util.train.schedule import Schedule
-    from util.train.step import TrainStep
+    from util.train.run import start_run
 
     # Device, processes, data
     name = canonical_name(name)
@@ -80,10 +76,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings, world, log = join_processes(settings, arithmetic)
     preprocessing = resolve_preprocessing(settings.preprocess, model_defaults(name))
     data = load_data(settings, preprocessing, world)
-    schedule = Schedule(settings.schedule, images_per_update=data.images_per_update(settings.optim.update_freq))
 
-    # The run: its folder, where it continues, what it trains
-    start = None if settings.run.dry_run else open_run(settings, preprocessing, data, arithmetic, world, log)
+    # The run: its folder, and where it continues. What fails from here on is noted there.
+    start = None
+    if not settings.run.dry_run:
+        start = start_run(
+            settings.run,
+            data.splits,
+            config=to_plain(settings) | preprocessing.to_plain() | {"num_classes": data.splits.num_classes},
+            result_names=to_plain(settings, frozenset({"result"})).keys(),
+            resume=settings.weights.resume,
+            threads=arithmetic.threads,
+            world=world,
+            log=log,
+        )
+    with contextlib.nullcontext() if start is None else start.events.recording_failure():
+        train_or_try(settings, preprocessing, data, start=start, world=world, log=log)
+
+
+def train_or_try(
+    settings: TrainSettings,
+    preprocessing: Preprocessing,
+    data: "TrainingData",
+    *,
+    start: "RunStart | None",
+    world: "World",
+    log: Logger,
+) -> None:
+    """Builds what is trained, from where the run continues, and trains it; tries one batch if there is no run."""
+    from util.log import log_to_file
+    from util.train.dry_run import dry_run
+    from util.train.loss import make_loss
+    from util.train.run import forget_missing_best
+    from util.train.schedule import Schedule
+    from util.train.step import TrainStep
+
     container = None if start is None else start.container
     epochs = remaining_epochs(settings, container, log)
     if not epochs:
@@ -91,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if start is not None and world.is_main:
         log_to_file(log, start.folder.path / "train.log")
+    schedule = Schedule(settings.schedule, images_per_update=data.images_per_update(settings.optim.update_freq))
     state = build_state(
         settings, preprocessing, data.splits.num_classes, log, processes=world.size, from_nothing=container is None
     )
@@ -142,7 +170,7 @@ def train(
     data.on_wait(recorder.wait_for_data)
     data.before_fork(recorder.finish_writing)
     stop.listen()
-    with recorder.recording_failure(), data.naming_lost_workers():
+    with data.naming_lost_workers():
         for _ in epochs:
             trained = train_one_epoch(
                 step,
@@ -167,7 +195,7 @@ def join_processes(settings: TrainSettings, arithmetic: runtime.Runtime) -> tupl
 
     from util import distributed
     from util.log import start_logging
-    from util.train.unused import unused_settings, without_gpu_only
+    from util.train.unused import unused_loading, unused_settings, without_gpu_only
 
     world, notes = distributed.start(settings.device.device)
     log = start_logging(is_main=world.is_main)
@@ -183,35 +211,12 @@ def join_processes(settings: TrainSettings, arithmetic: runtime.Runtime) -> tupl
         schedule=settings.schedule,
         run=settings.run,
     )
-    for note in unused:
+    for note in [*unused, *unused_loading(settings.on_command_line, settings.loader)]:
         log.warning(note)
     if paddle.device.get_device() == "cpu":
         optim, precision = without_gpu_only(settings.optim, settings.precision, given=settings.on_command_line, log=log)
         settings = replace(settings, optim=optim, precision=precision)
     return settings, world, log
-
-
-def open_run(
-    settings: TrainSettings,
-    preprocessing: Preprocessing,
-    data: "TrainingData",
-    arithmetic: runtime.Runtime,
-    world: "World",
-    log: Logger,
-) -> "RunStart":
-    """Opens the run's folder and finds where it continues."""
-    from util.train.run import start_run
-
-    return start_run(
-        settings.run,
-        data.splits,
-        config=to_plain(settings) | preprocessing.to_plain() | {"num_classes": data.splits.num_classes},
-        result_names=to_plain(settings, frozenset({"result"})).keys(),
-        resume=settings.weights.resume,
-        threads=arithmetic.threads,
-        world=world,
-        log=log,
-    )
 
 
 def remaining_epochs(settings: TrainSettings, container: "Container | None", log: Logger) -> range:
@@ -308,6 +313,7 @@ def build_state(
 def load_start(model: "nn.Layer", wanted: str, *, name: str, preprocessing: Preprocessing, log: Logger) -> None:
     """Loads the weights of `--pretrained`, a file's path or a published name, and logs what was not as in the file."""
     from models import canonical_name, model_defaults
+    from util.train.plan import warn_of_start
     from util.weights import load_pretrained
     from util.weights.download import find_weights
 
@@ -316,13 +322,7 @@ def load_start(model: "nn.Layer", wanted: str, *, name: str, preprocessing: Prep
     log.info(f"weights from {wanted}{loaded}")
     implied, known = ({}, {}) if published is None else (model_defaults(published.model), published.preprocess)
     said = {**implied, **loaded.preprocess, **known}
-    for difference in describe_differences(said, preprocessing, ("mean", "std")):
-        log.warning(f"{wanted} was trained with {difference}")
-    if loaded.average_left:
-        log.warning(
-            f"{wanted} holds averaged weights, too, which were not taken; make a file of them with "
-            f"python -m util.weights {wanted} --use_ema --output NEW.safetensors"
-        )
+    warn_of_start(log, wanted, said=said, preprocessing=preprocessing, average_left=loaded.average_left)
 
 
 def log_what_happens(

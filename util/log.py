@@ -1,6 +1,7 @@
 """Logging of a run: the terminal and `train.log` get the same lines, from rank 0 alone."""
 
 import contextlib
+import itertools
 import json
 import logging
 import sys
@@ -19,9 +20,14 @@ class _TimedFormatter(logging.Formatter):
     """`[04:32:41.592649] message`, microseconds always."""
 
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created).time().isoformat(timespec="microseconds")
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        return f"[{time}] {level}{record.getMessage()}"
+        return timed(f"{level}{record.getMessage()}", record.created)
+
+
+def timed(text: str, seconds: float) -> str:
+    """Returns a line of the log; seconds: since 1970."""
+    time = datetime.fromtimestamp(seconds).time().isoformat(timespec="microseconds")
+    return f"[{time}] {text}"
 
 
 class _AboveProgressBar(logging.Handler):
@@ -76,24 +82,33 @@ class EpochLog:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def keep_before(self, epoch: int) -> list[int]:
+    def keep_before(self, epoch: int, *, first: int | None) -> list[str]:
         """Drops the lines of `epoch` and later ones, and a torn last line: a resumed run writes them again.
 
-        Returns the numbers of other lines that are damaged, and are left out, too.
+        first: the epoch that the run began with; None: not known, then the first of the file. Returns what a crash
+        cannot have left behind, since a line is synced before its checkpoint: damaged lines and repeated ones, which
+        are left out, too, and epochs without a line.
         """
-        if not self.path.exists():
-            return []
-        kept, damaged = [], []
-        *lines, _ = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        kept: dict[int, str] = {}
+        wrong = []
+        lines = text.split("\n")  # the last one is empty, or was not ended
         for number, line in enumerate(lines, start=1):
             found = _epoch_of(line)
-            if found is None:
-                damaged.append(number)
-            elif found < epoch:
-                kept.append(line + "\n")
-        text = "".join(kept).encode()
-        storage.retried(lambda: storage.write_over(self.path, text), self.path, size=len(text))
-        return damaged
+            if found is None and number < len(lines):
+                wrong.append(f"line {number} was damaged; it is left out")
+            elif found in kept:
+                wrong.append(f"line {number} repeats epoch {found}; it is left out")
+            elif found is not None and found < epoch:
+                kept[found] = line + "\n"
+        data = "".join(kept.values()).encode()
+        if data != text.encode():
+            storage.retried(lambda: storage.write_over(self.path, data), self.path, size=len(data))
+        begin = min([*kept, epoch if first is None else first])
+        missing = [number for number in range(begin, epoch) if number not in kept]
+        if missing:
+            wrong.append(f"lines were lost, those of epoch {_spans(missing)}; what was trained is not")
+        return wrong
 
     def append(self, values: dict[str, Any]) -> None:
         """Adds a line, in one write."""
@@ -106,4 +121,13 @@ def _epoch_of(line: str) -> int | None:
         epoch = json.loads(line)["epoch"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return epoch if isinstance(epoch, int) else None
+    return epoch if isinstance(epoch, int) and epoch >= 0 else None
+
+
+def _spans(numbers: list[int]) -> str:
+    """Returns ascending numbers as text: `0, 3 to 5`."""
+    spans = [
+        [number for _, number in group]
+        for _, group in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+    ]
+    return ", ".join(f"{span[0]} to {span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)

@@ -44,7 +44,7 @@ def test_without_a_nan_the_same_run_ends_well(folder: Path) -> None:
         assert job.process.wait(180) == 0, job.stderr
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_nan_on_one_of_two_processes_ends_both(folder: Path, tmp_path: Path, rank: int) -> None:
     """run.sh of a project whose train.py is the slowed one."""
     name = f"pair{rank}"
@@ -153,7 +153,7 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("bad", "code"), [(1, 0), (5, 65), (50, 65), (1000, 65)])
+@pytest.mark.parametrize(("bad", "code"), [(1, 0), (5, 65), (50, 65), pytest.param(1000, 65, marks=pytest.mark.slow)])
 def test_one_of_a_thousand_images_may_be_unreadable_and_no_more(thousand: Path, bad: int, code: int) -> None:
     files = sorted((thousand / "data/train").glob("*/*.jpg"))
     broken = files[:: len(files) // bad]
@@ -178,6 +178,7 @@ def test_one_of_a_thousand_images_may_be_unreadable_and_no_more(thousand: Path, 
         assert error.count("cannot be decoded") <= 20
 
 
+@pytest.mark.slow
 def test_more_are_allowed_by_name_and_a_resumed_run_is_still_exact(folder: Path, thousand: Path) -> None:
     """The images that stand in for others are the same ones after a stop in the middle of the epoch."""
     broken = sorted((thousand / "data/train").glob("*/*.jpg"))[::100]
@@ -272,6 +273,19 @@ def test_a_damaged_line_of_the_log_is_named(folder: Path) -> None:
     assert "log.txt: line 1 was damaged; it is left out" in done.stderr
     assert "log.txt: line 2 was damaged; it is left out" in done.stderr
     assert "line 3" not in done.stderr
+
+
+def test_what_fails_before_the_training_is_in_the_events_and_the_log(folder: Path) -> None:
+    """And what is asked for in vain is said before."""
+    given = ("--experiment", "early", "--pretrained", "/nope.safetensors", "--data_timeout", "9", "--num_workers", "0")
+    done = run("train.py", *ARGUMENTS, *given, cwd=folder, code=66)
+    place, error = folder / "output/train/early", last_error(done)
+    event = last_event(place)
+    assert (event["event"], event["exit_code"], event["reason"]) == ("fail", 66, error)
+    assert (place / "train.log").read_text().endswith(f"] error: {error}\n")
+    assert "warning: --data_timeout has no effect: it needs num_workers above 0" in done.stderr
+    done = run("eval.py", "data", "--resume", "/nope.safetensors", *given[4:], cwd=folder, code=66)
+    assert "warning: --data_timeout has no effect: it needs num_workers above 0" in done.stderr
 
 
 @pytest.mark.parametrize(("name", "kind"), [

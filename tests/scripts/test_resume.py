@@ -53,7 +53,7 @@ def whole(folder: Path) -> str:
     return "whole"
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_stopped_and_resumed_equals_uninterrupted(folder: Path, whole: str, workers: str) -> None:
     experiment = f"stopped{workers}"
     stop_after(folder, experiment, whole, 1)
@@ -220,6 +220,17 @@ def test_a_damaged_checkpoint_is_kept_and_the_one_before_used(folder: Path, whol
     assert "kept as checkpoint-latest.safetensors.damaged" in done.stderr
     assert "found epoch 1, update 2" in done.stderr
     assert lines(folder, "damaged") == lines(folder, whole)
+
+
+def test_lost_lines_of_the_log_are_named_and_the_run_goes_on(folder: Path, whole: str) -> None:
+    stop_after(folder, "lines", whole, 2)
+    log = folder / "output/train/lines/log.txt"
+    _, second, _ = log.read_text().splitlines()
+    log.write_text(second)  # whole, but for its end
+    done = train(folder, "lines", 3)
+    assert done.stderr.count("lines were lost") == 1
+    assert "log.txt: lines were lost, those of epoch 0; what was trained is not" in done.stderr
+    assert lines(folder, "lines") == lines(folder, whole)[1:]
 
 
 def test_never_from_nothing_where_there_was_a_run(folder: Path, whole: str) -> None:

@@ -1,6 +1,7 @@
 """One epoch of training."""
 
 import contextlib
+import itertools
 import math
 import time
 from collections import deque
@@ -21,12 +22,13 @@ from util.distributed import World
 from util.errors import DataError, NonFiniteLossError, ResumableError
 from util.stop import StopRequest, StopWaiting
 from util.train.data import TrainingData
-from util.train.meter import EpochSums, Iteration, Meter, Window
+from util.train.meter import Broken, EpochSums, Iteration, Meter, Window
 from util.train.progress import Progress
 from util.train.saver import Due
 from util.train.schedule import Schedule
 from util.train.step import TrainStep
 
+MAX_NAMED = 16  # images that an error names
 IN_UPDATE_PATIENCE = 5.0  # seconds to wait for the rest of an update's data when the run is to stop
 
 
@@ -205,30 +207,63 @@ def summary(sums: EpochSums, images: int, world: World) -> EpochResult:
     )
 
 
+@dataclass(frozen=True)
+class _Finding:
+    """What is not finite on one process, in the order of what comes first; names: of the images it comes from."""
+
+    iteration: int
+    in_gradient: bool
+    rank: int
+    what: str
+    where: str
+    names: list[str]
+    images: int
+
+
 def refuse_non_finite(meter: Meter, step: TrainStep, data: TrainingData, progress: Progress, world: World) -> None:
     """Absorbs what the device has computed; a loss that is NaN or infinite raises on every process, with its cause.
 
-    The gradient carries it to all processes, so what counts is the first loss, then the first gradient.
+    The gradient carries it to all processes, so what counts is the first loss, then the first gradient. A loss is its
+    own process's; a gradient that is not finite while all losses are may come from any process of its update.
     """
     broken = meter.absorb()
     if not any(world.agree(broken is not None)):
         return
-    found: tuple[int, bool, int, str] | None = None
-    if broken is not None:
-        iteration = broken.iteration
-        names = [data.splits.train.path(int(i)) for i in iteration.indices.numpy()]
-        listed = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
-        where = f" on process {world.rank}" if world.size > 1 else ""
-        scale = f", loss scale {step.loss_scale():g}" if step.scaler.is_enable() else ""
-        before = progress.update - math.ceil(progress.iteration / step.update_freq)  # updates of the epochs before
-        update = before + iteration.number // step.update_freq
-        text = (
-            f"{broken.what}{where} at epoch {progress.epoch}, iteration {iteration.number}, update {update} (learning "
-            f"rate {iteration.lr:g}{scale}), with the images {listed}; nothing was saved since the last checkpoint. "
-            "Lower --lr, warm up longer, or clip with --clip_grad 1"
-        )
-        found = iteration.number, broken.in_gradient, world.rank, text
-    raise NonFiniteLossError(min(seen for seen in world.gather(found) if seen is not None)[3])
+    found = None if broken is None else _finding(broken, step, data, progress, world.rank)
+    findings = [seen for seen in world.gather(found) if seen is not None]
+    first = min(findings, key=lambda seen: (seen.iteration, seen.in_gradient, seen.rank))
+    on = f" on process {first.rank}" if world.size > 1 else ""
+    if first.in_gradient:
+        on = " on any of the processes" if world.size > 1 else ""
+        findings = [seen for seen in findings if seen.in_gradient and seen.iteration == first.iteration]
+    else:
+        findings = [first]
+    turns = itertools.zip_longest(*(seen.names for seen in findings))  # some of each process
+    names = [name for turn in turns for name in turn if name is not None][:MAX_NAMED]
+    more = sum(seen.images for seen in findings) - len(names)
+    raise NonFiniteLossError(
+        f"{first.what}{on} at {first.where}, with the images {', '.join(names)}{f' and {more} more' if more else ''}; "
+        "nothing was saved since the last checkpoint. Lower --lr, warm up longer, or clip with --clip_grad 1"
+    )
+
+
+def _finding(broken: Broken, step: TrainStep, data: TrainingData, progress: Progress, rank: int) -> _Finding:
+    """Returns what this process has found, for all to compare."""
+    iteration = broken.iteration
+    indices = np.concatenate([part.numpy() for part in broken.indices])
+    scale = f", loss scale {step.loss_scale():g}" if step.scaler.is_enable() else ""
+    before = progress.update - math.ceil(progress.iteration / step.update_freq)  # updates of the epochs before
+    update = before + iteration.number // step.update_freq
+    return _Finding(
+        iteration=iteration.number,
+        in_gradient=broken.in_gradient,
+        rank=rank,
+        what=broken.what,
+        where=f"epoch {progress.epoch}, iteration {iteration.number}, update {update} (learning rate "
+        f"{iteration.lr:g}{scale})",
+        names=[data.splits.train.path(int(index)) for index in indices[:MAX_NAMED]],
+        images=len(indices),
+    )
 
 
 def _log_line(epoch: int, iteration: int, num_batches: int, lr: float, window: Window) -> str:

@@ -46,11 +46,15 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Broken:
-    """An iteration whose loss, or the norm of whose gradient, is not finite."""
+    """An iteration whose loss, or the norm of whose gradient, is not finite.
+
+    indices: the images of this process that it was computed from: a gradient's are those of the whole update.
+    """
 
     iteration: Iteration
     what: str
     in_gradient: bool
+    indices: list[Tensor]
 
 
 class Meter:
@@ -63,6 +67,8 @@ class Meter:
         self.sums = sums
         self.skips = skips
         self._pending: list[Iteration] = []
+        self._updates: dict[int, list[Tensor]] = {}  # indices of each pending update, by its last iteration
+        self._update: list[Tensor] = []  # of the one that has not ended
         self._window: list[float] = []
         self._started = time.perf_counter()
         self._window_seconds, self._window_waited = 0.0, 0.0
@@ -70,6 +76,9 @@ class Meter:
     def add(self, iteration: Iteration, wait: float) -> None:
         """Counts an iteration that waited `wait` seconds for its data."""
         self._pending.append(iteration)
+        self._update.append(iteration.indices)
+        if iteration.norm is not None:
+            self._updates[iteration.number], self._update = self._update, []
         self.sums.waited += wait
         self._window_waited += wait
 
@@ -79,13 +88,14 @@ class Meter:
         Numbers are added one by one, so that sums do not depend on when this is called.
         """
         pending, self._pending = self._pending, []
+        updates, self._updates = self._updates, {}
         broken: Broken | None = None
         losses = _to_host([iteration.loss for iteration in pending])
         norms = iter(_to_host([iteration.norm for iteration in pending if iteration.norm is not None]))
         for iteration, loss in zip(pending, losses, strict=True):
             self.sums.loss += loss
             if not math.isfinite(loss):
-                broken = broken or Broken(iteration, f"the loss is {loss}", in_gradient=False)
+                broken = broken or Broken(iteration, f"the loss is {loss}", False, [iteration.indices])
             if iteration.norm is None:
                 continue
             norm = next(norms)
@@ -95,7 +105,8 @@ class Meter:
             elif self.skips:
                 self.sums.skipped += 1
             else:
-                broken = broken or Broken(iteration, f"the norm of the gradient is {norm}", in_gradient=True)
+                indices = updates[iteration.number]
+                broken = broken or Broken(iteration, f"the norm of the gradient is {norm}", True, indices)
         self.sums.count += len(losses)
         self._window += losses
         self._take_time()

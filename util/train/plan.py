@@ -2,14 +2,34 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from logging import Logger
+from typing import Any
 
 from paddle import nn
 
+from util.data.preprocessing import Preprocessing, describe_differences
 from util.options import MixOptions, OptimOptions
 from util.train.data import TrainingData
 from util.train.optim import decay_groups, layer_scales
 from util.train.schedule import Schedule
+
+
+def warn_of_start(
+    log: Logger, wanted: str, *, said: Mapping[str, Any], preprocessing: Preprocessing, average_left: bool
+) -> None:
+    """Warns of what may be unexpected about the weights that a run starts from, `wanted` with --pretrained.
+
+    said: the preprocessing that they were trained with, as far as it is known; average_left: whether the file holds
+    averaged weights, too.
+    """
+    for difference in describe_differences(said, preprocessing, ("mean", "std")):
+        log.warning(f"{wanted} was trained with {difference}")
+    if average_left:
+        log.warning(
+            f"{wanted} holds averaged weights, too, which were not taken; make a file of them with "
+            f"python -m util.weights {wanted} --use_ema --output NEW.safetensors"
+        )
 
 
 def log_plan(

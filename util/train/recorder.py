@@ -1,29 +1,26 @@
 """What a run writes while it trains: its logs and checkpoints, and where it then stops."""
 
-import contextlib
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from logging import Logger
 from typing import Any
 
 import yaml
 
-from util.control import LostPeerError
 from util.data.workers import describe_workers
 from util.distributed import World
-from util.errors import INTERNAL, INTERRUPTED, SaveError, Stopped
+from util.errors import Stopped
 from util.log import EpochLog
 from util.metrics import Metrics
 from util.options import RunOptions
 from util.stop import StopRequest, exit_code_of
 from util.train.checkpoint import TrainState
 from util.train.epoch import EpochResult
-from util.train.events import EventLog
 from util.train.progress import stems_of
 from util.train.run import WORKERS, RunStart
 from util.train.saver import Due, SaveClock, Writer, checkpoint_files
-from util.train.tracking import WandbRun
+from util.train.tracking import WandbRun, is_run_id
 
 WANDB_ID = "wandb-id.txt"
 
@@ -51,7 +48,8 @@ class RunRecorder:
         self.world = world
         self.log = log
         self.epoch_log = EpochLog(self.folder.path / "log.txt")
-        self.events = EventLog(self.folder)
+        self.events = start.events
+        self.events.progress = state.progress
         self.wandb: WandbRun | None = None
         self._writer = Writer(background=options.async_save)
         self._clock = SaveClock(options, update=state.progress.update)
@@ -63,24 +61,39 @@ class RunRecorder:
             self.folder.check_space(state.nbytes(), copies=files)
             text = yaml.safe_dump(start.config, sort_keys=False, allow_unicode=True, default_flow_style=None)
             self.folder.write_text("args.yaml", text)
-            for number in self.epoch_log.keep_before(state.progress.epoch):
-                log.warning(f"{self.epoch_log.path}: line {number} was damaged; it is left out")
-            self.events.add_start(state.progress, resumed=start.container is not None, processes=world.size)
+            first = state.progress.epoch if start.container is None else self.events.first_epoch()
+            for wrong in self.epoch_log.keep_before(state.progress.epoch, first=first):
+                log.warning(f"{self.epoch_log.path}: {wrong}")
+            self.events.add_start(resumed=start.container is not None, processes=world.size)
             if options.log_wandb:
                 self._start_wandb(start.config)
 
     def _start_wandb(self, config: Mapping[str, Any]) -> None:
-        known = self.folder.path / WANDB_ID  # at once, for a run that is killed before its first checkpoint
-        run_id = known.read_text(encoding="utf-8").strip() if known.exists() else self.state.progress.wandb_id
         self.wandb = WandbRun(
             project=self.options.wandb_project,
             name=self.folder.path.name,
             config=dict(config),
             folder=str(self.folder.path),
-            run_id=run_id or None,
+            run_id=self._known_wandb_id(),
         )
+        # at once, for a run that is killed before its first checkpoint
         self.folder.write_text(WANDB_ID, self.wandb.run_id + "\n")
         self.state.progress.wandb_id = self.wandb.run_id
+
+    def _known_wandb_id(self) -> str | None:
+        """Returns the id that the folder knows, or else the checkpoint; None: a new one is needed."""
+        path, saved = self.folder.path / WANDB_ID, self.state.progress.wandb_id
+        if not path.exists():
+            return saved
+        try:
+            found = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            found = ""
+        if is_run_id(found):
+            return found
+        instead = "a new one begins" if saved is None else f"the checkpoint's, {saved}, goes on"
+        self.log.warning(f"{path}: is damaged, and names no run at Weights & Biases; {instead}")
+        return saved
 
     def due(self) -> Due:
         """What to do now; all processes ask at the same place of the run, and get the same answer."""
@@ -117,7 +130,7 @@ class RunRecorder:
         self._writer.wait()
         name = signal.Signals(self._signal).name
         if self.world.is_main:
-            self.events.add("stop", progress, signal=name)
+            self.events.add("stop", signal=name)
             if self.wandb is not None:
                 self.wandb.pause()
         self.world.barrier()  # a process that ended earlier would make the launcher end the others
@@ -138,7 +151,7 @@ class RunRecorder:
             return
         tensors, plain = self.state.tensors() | others, self.state.plain(self.description)
         keep = self.options.checkpoint_hist
-        event = self.events.line("save", progress)
+        event = self.events.line("save")
 
         def write() -> None:
             self.folder.save(tensors, plain, stems=stems, keep=keep)
@@ -197,28 +210,7 @@ class RunRecorder:
         self._writer.wait()
         self.world.barrier()
         if self.world.is_main:
-            self.events.add("finish", self.state.progress)
+            self.events.add("finish")
         if self.wandb is not None:
             self.wandb.finish()
         self.log.info(f"finished; checkpoints and logs are in {self.folder.path}")
-
-    @contextlib.contextmanager
-    def recording_failure(self) -> Iterator[None]:
-        """Adds what ends the run to its events; what is being written then still is."""
-        try:
-            yield
-        except Stopped:
-            raise
-        except BaseException as error:
-            self._record_failure(error)
-            raise
-
-    def _record_failure(self, error: BaseException) -> None:
-        """Every process says what went wrong with it; the main one not, that it lost another which has said so."""
-        if isinstance(error, LostPeerError) and (not self.world.is_main or self.events.last_event() == "fail"):
-            return
-        code = getattr(error, "exit_code", INTERRUPTED if isinstance(error, KeyboardInterrupt) else INTERNAL)
-        reason = str(error) or repr(error)
-        line = self.events.line("fail", self.state.progress, rank=self.world.rank, exit_code=code, reason=reason)
-        with contextlib.suppress(OSError, SaveError):  # the disk may be full; the error itself is what counts
-            self.events.append(line, patient=False)

@@ -40,12 +40,9 @@ class RejectedImages:
         if not new:
             return
         listed = self._listed()
-        for path, image in new.items():
-            if as_field(path) not in listed:
-                self.folder.append_line(FILE, f"{as_field(path)}\t{as_field(image.reason)}")
-                logging.getLogger(f"{NAME}.data").warning(
-                    f"unreadable: {path}: {image.reason}; another image stands in for it"
-                )
+        unlisted = [image for path, image in new.items() if as_field(path) not in listed]
+        for image in unlisted:
+            self.folder.append_line(FILE, f"{as_field(image.path)}\t{as_field(image.reason)}")
         self._known |= new.keys()
         listed = self._listed()
         if len(listed) > self._allowed():
@@ -55,6 +52,10 @@ class RejectedImages:
                 f"{len(listed)} unreadable training images, --bad_images {self.part:g} of {self.num_images} allows "
                 f"{self._allowed()}: {'; '.join(f'{path}: {reason}' for path, reason in some)}{more}. Repair or remove "
                 f"them (and then {self.folder.path / FILE}), or raise --bad_images"
+            )
+        for image in unlisted:
+            logging.getLogger(f"{NAME}.data").warning(
+                f"unreadable: {image.path}: {image.reason}; another image stands in for it"
             )
 
     def _allowed(self) -> int:

@@ -16,6 +16,7 @@ from util.notes import note_run_folder
 from util.options import RunOptions
 from util.train.checkpoint import check_same_settings, check_state
 from util.train.data import Splits
+from util.train.events import EventLog
 from util.train.progress import BEST, BEST_EMA, Progress
 from util.train.run_folder import RunFolder
 from util.weights import recognise
@@ -48,6 +49,7 @@ class RunStart:
     description: dict[str, Any]  # what a checkpoint says about its model and its run
     config: dict[str, Any]  # every resolved setting, for args.yaml
     container: Container | None
+    events: EventLog
 
 
 def start_run(
@@ -68,22 +70,24 @@ def start_run(
     result = {name: value for name, value in config.items() if name in result_names}
     description = describe_run(splits, config=config, result=result, processes=world.size, threads=threads)
     folder = RunFolder(options.output, options.experiment or config["model"])
-    container = find_start(
-        folder,
-        resume=resume,
-        restart=options.restart,
-        checkpoint_interval=options.checkpoint_interval,
-        checkpoint_hist=options.checkpoint_hist,
-        settings=description["settings"],
-        world=world,
-        log=log,
-    )
-    for path in folder.path.glob(f"{WORKERS}*"):  # the main process has the folder's lock: that run is over
-        remove_leftovers(path.read_text(encoding="utf-8", errors="replace"))
+    events = EventLog(folder, rank=world.rank)
+    with events.recording_failure():
+        container = find_start(
+            folder,
+            resume=resume,
+            restart=options.restart,
+            checkpoint_interval=options.checkpoint_interval,
+            checkpoint_hist=options.checkpoint_hist,
+            settings=description["settings"],
+            world=world,
+            log=log,
+        )
+        for path in folder.path.glob(f"{WORKERS}*"):  # the main process has the folder's lock: that run is over
+            remove_leftovers(path.read_text(encoding="utf-8", errors="replace"))
     if container is not None:
-        found = container.state["progress"]
-        log.info(f"{folder.path}: found epoch {found['epoch']}, update {found['update']}")
-    return RunStart(folder, description, config, container)
+        events.progress = found = Progress(**container.state["progress"])
+        log.info(f"{folder.path}: found epoch {found.epoch}, update {found.update}")
+    return RunStart(folder, description, config, container, events)
 
 
 def find_start(
@@ -145,10 +149,17 @@ def find_start(
 
 
 def forget_missing_best(progress: Progress, folder: RunFolder, log: Logger) -> None:
-    """Lets the best accuracy count anew where its checkpoint is not, as in a run continued under another name."""
+    """Lets the best accuracy count anew where its checkpoint is not: damaged, or under the run's earlier name."""
     for suffix, stem in (("", BEST), ("_ema", BEST_EMA)):
         best = getattr(progress, f"best_acc1{suffix}")
-        if best >= 0 and not folder.file(stem).exists():
-            log.info(f"{folder.file(stem)} is not here: the best accuracy, {best:.2f} so far, counts anew")
+        path = folder.file(stem)
+        if best >= 0 and not path.exists():
+            if any(path.parent.glob(f"{path.name}.damaged*")):
+                log.warning(
+                    f"{path} was damaged: the weights of its epoch, the best so far with top-1 {best:.2f}, are lost; "
+                    "the best accuracy counts anew, so the next epoch is saved there, and then each better one"
+                )
+            else:
+                log.info(f"{path} is not here: the best accuracy, {best:.2f} so far, counts anew")
             setattr(progress, f"best_acc1{suffix}", -1.0)
             setattr(progress, f"best_update{suffix}", -1)

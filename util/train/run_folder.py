@@ -34,7 +34,7 @@ from util.weights.container import (
 Position = tuple[int, int, int, bool]
 NOWHERE: Position = (-1, -1, -1, False)
 
-
+LOCK = ".lock"
 # what a run writes besides its checkpoints
 OWN_FILES = ("args.yaml", "bad_images.tsv", "events.jsonl", "log.txt", "train.log", "wandb-id.txt")
 
@@ -45,6 +45,12 @@ class RunFolder:
     def __init__(self, output: str, experiment: str) -> None:
         self.path = Path(output) / experiment
         self._lock: IO[str] | None = None
+        self._place: os.stat_result | None = None  # of the folder that the lock is in
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `create` or `join` has succeeded."""
+        return self._lock is not None
 
     def file(self, stem: str) -> Path:
         """Returns a checkpoint's path by its name without the suffix."""
@@ -52,10 +58,13 @@ class RunFolder:
 
     def create(self) -> None:
         """Makes the folder, checks that it can be written to, and keeps a second run out. OutputError otherwise."""
+        place = self.path / LOCK
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a+", encoding="utf-8", errors="replace")  # noqa: SIM115  held on
-            self._take_lock(self._lock)
+            if os.path.lexists(place) and not place.is_file():
+                raise OutputError(f"{place}: is no regular file; a run locks it to keep others out: remove it")
+            lock = open(place, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115  held on
+            self._take_lock(lock)
             for leftover in self.path.glob(".tmp-*"):  # of a process that was killed while it wrote
                 if not leftover.is_dir():
                     storage.unlink(leftover)
@@ -63,6 +72,7 @@ class RunFolder:
             storage.write_file(probe, [b"x"])
             storage.unlink(probe)
             self._refuse_irregular()
+            self._lock, self._place = lock, os.stat(self.path)
         except OSError as error:
             raise OutputError(
                 f"{self.path}: cannot be written: {error.strerror}; choose another --output or --experiment"
@@ -84,7 +94,8 @@ class RunFolder:
     def join(self) -> None:
         """On other processes than the main one, after its `create`: lets `check_held` know the folder again."""
         try:
-            self._lock = open(self.path / ".lock", encoding="utf-8", errors="replace")  # noqa: SIM115  held on
+            self._lock = open(self.path / LOCK, encoding="utf-8", errors="replace")  # noqa: SIM115  held on
+            self._place = os.stat(self.path)
         except OSError as error:
             raise OutputError(
                 f"{self.path}: cannot be read: {error.strerror}; all nodes must have the same --output"
@@ -92,11 +103,16 @@ class RunFolder:
 
     def check_held(self) -> None:
         """Raises a SaveError if the folder is no longer the one of `create` or `join`, but perhaps another run's."""
-        try:
-            if self._lock is None or os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / ".lock")):
-                return
-        except OSError:
-            pass
+        if self._lock is None or self._place is None:
+            return
+        if _is_at(self.path / LOCK, os.fstat(self._lock.fileno())):
+            return
+        if _is_at(self.path, self._place):
+            raise SaveError(
+                f"{self.path / LOCK}: it was removed or replaced while this run was training; without it another run "
+                "can begin here, so nothing more is written. Start again, and leave that file alone: the run "
+                "continues from its newest checkpoint"
+            )
         raise SaveError(
             f"{self.path}: it was moved or removed while this run was training; nothing more is written there, where "
             "another run may have begun. Move it back and start again: the run continues from its newest checkpoint"
@@ -172,7 +188,8 @@ class RunFolder:
     def newest(self, log: Logger) -> tuple[Path, Container] | None:
         """Returns the verified checkpoint that is furthest, or None in a folder without a run.
 
-        Damaged ones, and what is no checkpoint, are renamed to `.damaged` and reported. If none is left, a
+        It is read as a whole, and so are `latest` and the best ones: nothing else would ever read those until somebody
+        needs them. Damaged ones, and what is no checkpoint, are renamed to `.damaged` and reported. If none is left, a
         MissingInputError: a run is never silently started from nothing where there was one. One of a later version of
         this project is a WeightsError: going on from an older one would overwrite it.
         """
@@ -184,25 +201,25 @@ class RunFolder:
         # those that claim nothing are read in any case.
         doubtful = [path for path, claim in claims.items() if path.stem == LATEST or claim == NOWHERE]
         rest = sorted((path for path in claims if path not in doubtful), key=claims.__getitem__, reverse=True)
-        best: tuple[Path, Container] | None = None
+        furthest: tuple[Path, Container] | None = None
         for path in [*doubtful, *rest]:
-            reached = NOWHERE if best is None else _position(best[1].state)
-            if path in rest and claims[path] <= reached:
-                break
+            reached = NOWHERE if furthest is None else _position(furthest[1].state)
+            if path in rest and claims[path] <= reached and path.stem not in (BEST, BEST_EMA):
+                continue
             container = self._read(path, log)
-            if container is not None and (best is None or _position(container.state) > reached):
-                best = path, container
-        if best is None:
+            if container is not None and (furthest is None or _position(container.state) > reached):
+                furthest = path, container
+        if furthest is None:
             raise MissingInputError(
                 f"{self.path} holds a run but no usable checkpoint; start anew with --restart (the folder is kept "
                 "under another name), or choose another --experiment"
             )
-        if _position(best[1].state) == NOWHERE:
+        if _position(furthest[1].state) == NOWHERE:
             raise WeightsError(
-                f"{best[0]}: cannot be continued: it does not say how far a run is; start from it with --pretrained "
-                "and another --experiment"
+                f"{furthest[0]}: cannot be continued: it does not say how far a run is; start from it with "
+                "--pretrained and another --experiment"
             )
-        return best
+        return furthest
 
     def _read(self, path: Path, log: Logger) -> Container | None:
         """Returns a verified checkpoint; None for what is none, which is set aside."""
@@ -257,6 +274,14 @@ class RunFolder:
         """
         self.check_held()
         storage.append_line(self.path / name, text, patient=patient)
+
+
+def _is_at(path: Path, known: os.stat_result) -> bool:
+    """Whether a file or folder that was seen before is what is at a path now."""
+    try:
+        return os.path.samestat(known, os.stat(path))
+    except OSError:
+        return False
 
 
 def _progress(state: Any) -> Progress | None:

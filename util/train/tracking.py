@@ -5,7 +5,13 @@ from typing import Any
 
 from util.errors import UsageError
 
+RESERVED = frozenset("/\\#?%:;,'")  # characters that an id at Weights & Biases must not have
 PATIENCE = 5.0  # seconds that a run which was told to stop waits for Weights & Biases
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text can be a run's id at Weights & Biases."""
+    return 0 < len(text) <= 128 and text.isprintable() and not set(text) & RESERVED
 
 
 class WandbRun:

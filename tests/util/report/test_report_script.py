@@ -132,7 +132,7 @@ def test_one_of_several_folders_that_is_no_run_is_named_and_left_out(
     main(["a", "empty", "b", "--output", "x.html"])
     assert "left out: empty: is no run" in capsys.readouterr().err
     assert "empty" not in (folder / "x.html").read_text(encoding="utf-8")
-    with pytest.raises(DataError, match="none of the 1 folders is a run|is no run"):
+    with pytest.raises(DataError, match=r"^empty: is no run"):
         main(["empty", "--output", "y.html"])
     (folder / "none").mkdir()
     with pytest.raises(DataError, match="none of the 2 folders is a run"):

@@ -40,6 +40,23 @@ def test_the_budget_is_that_of_all_processes_together(tmp_path: Path) -> None:
         processes[3].add([BadImage("3.jpg", "is empty")])
 
 
+def test_another_image_is_said_to_stand_in_only_where_the_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = rejected(tmp_path, part=0.001)
+    images.add([BadImage("a.jpg", "is empty")])
+    assert [record.getMessage() for record in caplog.records] == [
+        "unreadable: a.jpg: is empty; another image stands in for it"
+    ]
+    caplog.clear()
+    with pytest.raises(DataError, match=r"b\.jpg: is empty"):
+        images.add([BadImage("b.jpg", "is empty")])
+    with pytest.raises(DataError, match="allows 0"):
+        rejected(tmp_path, part=0.0).add([BadImage("c.jpg", "is empty")])
+    assert caplog.records == []
+    assert len(lines(tmp_path)) == 3  # listed all the same
+
+
 def test_names_with_tabs_and_line_ends_stay_one_line(tmp_path: Path) -> None:
     strange = "a\tb\nc\\d \u2028\x85.jpg"
     for _ in range(2):

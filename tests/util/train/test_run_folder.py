@@ -17,7 +17,7 @@ import pytest
 from tests.runs import INTERVAL, PROGRESS, contents, newest_of, open_run, state_of, tensors_of
 from util import storage
 from util.errors import OutputError, SaveError, WeightsError
-from util.train.progress import BEST, LATEST, PREVIOUS, Progress
+from util.train.progress import BEST, BEST_EMA, LATEST, PREVIOUS, Progress
 from util.train.run_folder import RunFolder
 from util.weights import container
 from util.weights.container import read_container, write_container
@@ -33,7 +33,7 @@ def write_state(path: Path, progress: dict[str, Any]) -> None:
 # --- which one is the newest
 
 
-def test_the_latest_is_the_newest_and_the_only_one_that_is_hashed(
+def test_the_latest_is_the_newest_and_besides_the_best_the_only_one_that_is_read(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed = []
@@ -44,7 +44,7 @@ def test_the_latest_is_the_newest_and_the_only_one_that_is_hashed(
 
     monkeypatch.setattr("util.train.run_folder.read_container", record)
     assert newest_of(folder) == (LATEST, 8)
-    assert hashed == [LATEST]
+    assert hashed == [LATEST, BEST_EMA, BEST]  # and neither previous nor the numbered one
 
 
 def test_a_new_folder_has_none(tmp_path: Path) -> None:
@@ -150,6 +150,48 @@ def test_a_second_run_is_kept_out_and_told_by_whom(folder: RunFolder) -> None:
     assert done.returncode != 0
     line = done.stderr.strip().splitlines()[-1]
     assert f"another run is training here (pid {os.getpid()} on {os.uname().nodename}); wait for it" in line
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device", "nowhere"])
+def test_a_lock_that_is_no_file_is_named_and_removing_it_helps(tmp_path: Path, kind: str) -> None:
+    folder, lock = RunFolder(str(tmp_path), "run"), tmp_path / "run/.lock"
+    folder.path.mkdir()
+    if kind == "fifo":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    else:
+        lock.symlink_to("/dev/null" if kind == "device" else "gone")
+    with pytest.raises(OutputError, match=r"/run/\.lock: is no regular file; .*: remove it$"):
+        folder.create()
+    assert not folder.is_open
+    if kind == "folder":
+        lock.rmdir()
+    else:
+        lock.unlink()
+    folder.create()
+    assert folder.is_open
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lock_that_is_removed_while_the_folder_stays_is_called_that(
+    tmp_path: Path, rank: int, replaced: bool
+) -> None:
+    folder = open_run(tmp_path / "run")
+    if rank > 0:
+        folder = RunFolder(str(tmp_path), "run")
+        folder.join()
+    folder.check_held()
+    (folder.path / ".lock").unlink()
+    if replaced:
+        open_run(tmp_path / "run")
+    with pytest.raises(
+        SaveError, match=r"run/\.lock: it was removed or replaced while this run was training"
+    ) as caught:
+        folder.write_text("args.yaml", "")
+    assert "Move it back" not in str(caught.value)
+    assert not (folder.path / "args.yaml").exists()
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_training(

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 from tests.runs import INTERVAL, PROGRESS, contents, newest_of, state_of, tensors_of
 from util import storage
 from util.errors import MissingInputError, WeightsError
-from util.train.progress import LATEST, PREVIOUS
+from util.train.progress import BEST, BEST_EMA, LATEST, PREVIOUS
+from util.train.run import forget_missing_best
 from util.train.run_folder import RunFolder
 from util.weights import container
 from util.weights.container import read_container
@@ -151,6 +153,43 @@ def test_a_later_versions_file_stops_the_run_and_stays(folder: RunFolder) -> Non
     with pytest.raises(WeightsError, match=r"written in format version 2; .* the version of this project that wrote"):
         folder.newest(LOG)
     assert path.read_bytes() == before
+
+
+def flip(path: Path) -> None:
+    """Flips a bit of the tensors, which a header does not tell."""
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("stem", [BEST, BEST_EMA])
+def test_a_damaged_best_one_is_noticed_though_the_run_goes_on_from_another(
+    stem: str, folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    flip(folder.file(stem))
+    assert newest_of(folder) == (LATEST, 8)
+    assert not folder.file(stem).exists()
+    assert f"kept as {stem}.safetensors.damaged" in caplog.text
+    folder.complete(folder.file(LATEST), PROGRESS[2], INTERVAL)
+    assert folder.file(stem).exists() == (stem == BEST_EMA)  # that one is the latest once more
+
+
+def test_the_weights_of_a_damaged_best_one_are_called_lost_and_the_next_epoch_is_the_best(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    forget_missing_best(replace(PROGRESS[2]), folder, LOG)
+    assert caplog.text == ""  # the control
+    flip(folder.file(BEST))
+    newest_of(folder)
+    progress = replace(PROGRESS[2])
+    forget_missing_best(progress, folder, LOG)
+    assert progress == replace(PROGRESS[2], best_acc1=-1.0, best_update=-1)
+    warning = caplog.records[-1]
+    assert warning.levelno == logging.WARNING
+    assert f"{folder.file(BEST)} was damaged: the weights of its epoch, the best so far with top-1 30.00, are lost" in (
+        warning.getMessage()
+    )
 
 
 def test_none_left_is_an_error_that_says_what_to_do(folder: RunFolder) -> None:

@@ -47,6 +47,7 @@ def test_convit(tmp_path: Path) -> None:
     assert "--dynamic_size: convit_tiny has a position for each patch of images of 32 x 32" in last_error(refused)
 
 
+@pytest.mark.slow
 def test_vit(tmp_path: Path) -> None:
     config = ROOT / "configs/train/vit/vit_ti_16_224.yaml"
     check_all_scripts(tmp_path, config, "vit_ti_16_224", "-c", str(config), "--lr", "0.1", spelling="vit_ti16_224")

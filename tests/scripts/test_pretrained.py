@@ -67,6 +67,7 @@ def _predictions(*command: str, folder: Path) -> list[dict[str, Any]]:
     return ast.literal_eval(run(*command, cwd=folder).stdout)
 
 
+@pytest.mark.slow
 def test_predict_export_and_infer_agree_on_a_grey_model(trained: Path) -> None:
     run("export_model.py", "--resume", CHECKPOINT, "--output", "exported", "--dynamic_size", cwd=trained)
     manifest = json.loads((trained / "exported" / "export.json").read_text(encoding="utf-8"))

@@ -95,6 +95,7 @@ def test_killed_in_the_middle_of_an_epoch_and_started_again_equals_uninterrupted
     assert not list(target.glob(".tmp-*"))
 
 
+@pytest.mark.slow
 def test_killed_between_two_checkpoints_of_a_save_loses_neither(folder: Path, whole: str) -> None:
     """The crash comes in the second epoch's save, before one of the copies of `latest`."""
     code = (

@@ -65,6 +65,7 @@ def test_conversion_keeps_every_bit_and_says_what_it_made(folder: Path) -> None:
         np.testing.assert_array_equal(container.tensors[name], value)
 
 
+@pytest.mark.slow
 def test_scripts_answer_alike_on_the_foreign_file_the_converted_one_and_its_export(folder: Path) -> None:
     foreign = ("--pretrained", "best.pd", *NANO)
     found = evaluate(folder, *foreign)

@@ -308,8 +308,13 @@ def test_weights_of_one_size_load_into_a_model_of_another(family: str, golden: T
     np.testing.assert_allclose(logits(model, 48), golden[f"{family}_48"], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "side", "key"), [("vit_b_16_384", 384, "vit_b_16_at_384"),
-                                                   ("convit_tiny", 288, "convit_tiny_at_288")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "side", "key"),
+    [
+        pytest.param("vit_b_16_384", 384, "vit_b_16_at_384", marks=pytest.mark.slow),
+        ("convit_tiny", 288, "convit_tiny_at_288"),
+    ],
+)
 def test_real_models_at_another_size_equal_timm(name: str, side: int, key: str, golden: Tensors) -> None:
     small = create_model(name, img_size=224)
     fill(small)

@@ -95,7 +95,10 @@ if [ "$gpus" != 1 ] || [ "$nodes" != 1 ]; then
   else
     launch+=(--nnodes "$nodes" --rank "$rank" --master "$master:$port")
   fi
-  if "$python" -c 'import sys, paddle; sys.exit(not paddle.device.is_compiled_with_cuda() or paddle.device.cuda.device_count() < 1)' \
+  # the CPU wheel has no GPU; only another Paddle is worth the seconds that it takes to ask
+  if "$python" -c 'import importlib.metadata as m, sys
+if "paddlepaddle" in {d.name for d in m.distributions()}: sys.exit(1)
+import paddle; sys.exit(not paddle.device.is_compiled_with_cuda() or paddle.device.cuda.device_count() < 1)' \
     2>/dev/null; then
     visible=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((gpus - 1)))}
     [ "$(tr ',' '\n' <<<"$visible" | wc -l)" -ge "$gpus" ] || fail "-g $gpus, but CUDA_VISIBLE_DEVICES is $visible"

@@ -20,6 +20,7 @@ from typing import Any
 from util.errors import INTERRUPTED, RESUMABLE, TERMINATED
 from util.notes import EXITS, NOTES_VARIABLE
 from util.processes import LAUNCHER_VARIABLE, descendants, send
+from util.runtime import leave_out_setuptools
 
 _LOOK_SECONDS = 0.1
 _ORPHAN_SECONDS = 10.0  # for saving, once the starter is gone
@@ -29,6 +30,7 @@ _FOLLOWS = (RESUMABLE, INTERRUPTED, TERMINATED)  # codes with which processes en
 
 def main() -> None:
     os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
+    leave_out_setuptools()
     # Here, after the variables are set: Paddle's launcher copies them when it is made.
     from paddle.distributed.launch import controllers
     from paddle.distributed.launch.context import Context

@@ -6,6 +6,8 @@ uses one thread by default.
 """
 
 import contextlib
+import importlib
+import importlib.util
 import io
 import os
 import signal
@@ -14,6 +16,8 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from util.errors import UsageError
 
@@ -88,9 +92,31 @@ def _sigterm_later() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+class _LoadedLater(ModuleType):
+    """A package in whose place the real one is imported when somebody asks it for a name."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def leave_out_setuptools() -> None:
+    """Keeps Paddle from importing setuptools, a fifth of its own import, until it is to build an extension in C++."""
+    paddle = None if "paddle" in sys.modules else importlib.util.find_spec("paddle")
+    if paddle is None or not paddle.submodule_search_locations:
+        return
+    later = _LoadedLater("paddle.utils.cpp_extension")
+    later.__path__ = [os.path.join(paddle.submodule_search_locations[0], "utils", "cpp_extension")]
+    sys.modules[later.__name__] = later
+
+
 def _load_paddle() -> None:
     """Imports paddle without its advice against more than one thread, and checks its version."""
     said = io.StringIO()
+    leave_out_setuptools()
     try:
         with contextlib.redirect_stderr(said):
             import paddle

@@ -37,3 +37,21 @@ def test_sigterm_while_paddle_is_loaded_ends_the_process_without_a_stack(change:
     assert "alive" not in done.stdout
     assert done.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
     assert ("Termination signal" not in done.stdout + done.stderr) == quiet
+
+
+def test_setuptools_is_imported_when_it_is_needed_and_not_before() -> None:
+    code = """
+import sys
+from util import runtime
+runtime.start(1)
+import paddle
+assert "setuptools" not in sys.modules
+assert paddle.utils.cpp_extension.load.__module__ == "paddle.utils.cpp_extension.cpp_extension"
+assert "setuptools" in sys.modules
+from paddle.utils.cpp_extension import CppExtension
+assert paddle.utils.cpp_extension is sys.modules["paddle.utils.cpp_extension"]
+assert paddle.utils.cpp_extension.CppExtension is CppExtension
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    bare = "import sys, paddle; sys.exit('setuptools' in sys.modules)"  # else there is nothing to leave out any more
+    assert subprocess.run([sys.executable, "-c", bare], cwd=ROOT, check=False).returncode == 1

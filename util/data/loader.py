@@ -32,6 +32,12 @@ PREFETCH = 2  # batches that each worker makes in advance
 POLL = 0.2  # seconds between two looks at the workers while a batch is awaited
 MAX_NAMED = 5  # unreadable images of a batch
 
+_TO_THE_GROUP = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+)  # the terminal and the launcher send them to workers, too
+
 
 def collate(samples: Sequence[Sample | BadImage | UserError]) -> list[Any]:
     """Stacks the good samples: images (B, C, H, W), labels int64 (B,), indices int64 (B,), and the list of the others.
@@ -50,8 +56,9 @@ def collate(samples: Sequence[Sample | BadImage | UserError]) -> list[Any]:
 
 def _begin_worker(worker_id: int) -> None:
     """Leaves signals, which reach the whole group, to the parent, and ends with it, however it ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _TO_THE_GROUP:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _TO_THE_GROUP)
     die_with_parent()
     reading = get_worker_info().dataset
     reading.images.report_to(reading.board, worker_id)
@@ -169,7 +176,12 @@ class WorkerLoader(SerialLoader):
             requests.put(False)
 
     def _fork(self) -> Any:
-        """Returns the loader's iterator, which starts the workers: forks, which belongs into the main thread."""
+        """Returns the loader's iterator, which starts the workers: forks, which belongs into the main thread.
+
+        Signals wait meanwhile, in a worker until it ignores them: Paddle's own handler, which it installs first, would
+        end it.
+        """
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_THE_GROUP)
         try:
             return iter(self._loader)
         except OSError as error:
@@ -179,6 +191,8 @@ class WorkerLoader(SerialLoader):
                 f"the processes that load data cannot be started: {error.strerror} (is {SHARED_MEMORY} full?); free "
                 "memory there, or use --num_workers 0"
             ) from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def _await(self, answers: "queue.SimpleQueue[Any]") -> Any:
         watch, waited = Watch(POLL), 0.0

@@ -42,6 +42,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageList:
     return load_split(str(root), "train")
 
 
+def _slow_begin(worker_id: int) -> None:
+    """A worker that takes its time before it is asked to ignore signals."""
+    time.sleep(0.5)
+    _BEGIN_WORKER(worker_id)
+
+
+_BEGIN_WORKER = loader._begin_worker
+
+
 def _sample(index: int) -> Sample:
     return Sample(np.full((3, 2, 2), index, np.float32), index % 3, index)
 
@@ -306,6 +315,29 @@ def wait(images: ImageList, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     awaiting.board.busy(0, 3)
     yield lambda looks: awaiting._await(_Answers(clock, looks))  # type: ignore[arg-type]
     awaiting.board.clear()  # or this process would be ended as a worker
+
+
+def test_signals_to_the_group_harm_no_worker_that_has_just_begun(
+    images: ImageList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "_begin_worker", _slow_begin)
+    dataset = ImageDataset(images, train_transform(input_size=16), seed=0)
+    loading = make_loader(
+        dataset, EvalBatches(num_images=4, batch_size=1), loading=LoaderOptions(num_workers=2), persistent=False
+    )
+    fork = loading._fork  # type: ignore[attr-defined]
+
+    def fork_and_signal() -> Any:
+        iterator = fork()
+        time.sleep(0.2)  # as long as Paddle needs to install its handler
+        for process in iterator._workers:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(process.pid, number)
+        return iterator
+
+    monkeypatch.setattr(loading, "_fork", fork_and_signal)
+    assert len(list(loading)) == 4
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
 def test_a_pause_of_the_whole_run_is_not_waiting(wait: Callable[[list[float]], Any]) -> None:

@@ -32,11 +32,8 @@ PREFETCH = 2  # batches that each worker makes in advance
 POLL = 0.2  # seconds between two looks at the workers while a batch is awaited
 MAX_NAMED = 5  # unreadable images of a batch
 
-_TO_THE_GROUP = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-)  # the terminal and the launcher send them to workers, too
+# the terminal and the launcher send these to the whole group, workers too
+_TO_THE_GROUP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def collate(samples: Sequence[Sample | BadImage | UserError]) -> list[Any]:

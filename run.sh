@@ -44,9 +44,10 @@ while [ $# -gt 0 ]; do
     *) arguments+=("$1"); shift ;;
   esac
 done
-for number in "$gpus" "$nodes" "$port" "$tries"; do
-  [[ $number =~ ^[1-9][0-9]*$ ]] || fail "expected a positive number, got $number"
-  [ ${#number} -le 9 ] || fail "expected a number below 1000000000, got $number"
+for given in "--gpus $gpus" "--nodes $nodes" "--port $port" "--tries $tries"; do
+  name=${given%% *} number=${given#* }
+  [[ $number =~ ^[1-9][0-9]*$ ]] || fail "$name must be a positive number, got $number"
+  [ ${#number} -le 9 ] || fail "$name must be below 1000000000, got $number"
 done
 [[ $rank =~ ^(0|[1-9][0-9]{0,8})$ ]] || fail "--rank must be a number, got $rank"
 [ "$rank" -lt "$nodes" ] || fail "--rank must be below --nodes ($nodes), 0 is the master; got $rank"

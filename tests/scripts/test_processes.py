@@ -249,7 +249,7 @@ def test_when_one_of_two_machines_dies_the_other_ends_and_both_continue_together
     ("arguments", "message"),
     [
         (["-t", "aml"], "unknown job type aml: -t takes train or test"),
-        (["-g", "two"], "expected a positive number, got two"),
+        (["-g", "two"], "--gpus must be a positive number, got two"),
         (["-g"], "-g needs a value"),
     ],
 )

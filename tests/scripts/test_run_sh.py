@@ -343,16 +343,16 @@ def test_the_pause_doubles_up_to_five_minutes(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tries", "0"], "expected a positive number, got 0"),
-        (["--tries", "many"], "expected a positive number, got many"),
+        (["--tries", "0"], "--tries must be a positive number, got 0"),
+        (["--tries", "many"], "--tries must be a positive number, got many"),
         (["--pause", "-1"], "--pause must be a number of seconds, got -1"),
         (["--tries"], "--tries needs a value"),
-        (["--tries", "9" * 20], "expected a number below 1000000000, got 99999999999999999999"),
+        (["--tries", "9" * 20], "--tries must be below 1000000000, got 99999999999999999999"),
         (["--nodes", "2", "--rank", "2"], "--rank must be below --nodes (2), 0 is the master; got 2"),
         (["--rank", "1"], "--rank must be below --nodes (1), 0 is the master; got 1"),
         (["--rank", "08"], "--rank must be a number, got 08"),
         (["--port", "65536"], "--port must be in 1 to 65535, got 65536"),
-        (["-p", "0"], "expected a positive number, got 0"),
+        (["-p", "0"], "--port must be a positive number, got 0"),
     ],
 )
 def test_bad_arguments_are_refused(place: Path, arguments: list[str], message: str) -> None:

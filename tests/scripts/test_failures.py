@@ -22,8 +22,10 @@ from util.weights.container import read_container
 ARGUMENTS = ("data", *RANDOM, "--epochs", "2", "--log_interval", "1", "--save_updates", "1")
 
 
-def last_event(place: Path) -> dict[str, object]:
-    return json.loads((place / "events.jsonl").read_text().splitlines()[-1])
+def last_failure(place: Path) -> dict[str, object]:
+    """The save that was being written when the run failed may follow its failure."""
+    events = [json.loads(line) for line in (place / "events.jsonl").read_text().splitlines()]
+    return [event for event in events if event["event"] == "fail"][-1]
 
 
 def test_a_nan_ends_the_run_with_its_cause_and_touches_no_checkpoint(folder: Path) -> None:
@@ -34,7 +36,7 @@ def test_a_nan_ends_the_run_with_its_cause_and_touches_no_checkpoint(folder: Pat
         error = job.stderr.splitlines()[-1]
     assert error.startswith("error: the loss is nan at epoch 0, iteration 3, update 3 (learning rate ")
     assert error.count("data/train/n0144") == 4  # the micro-batch's images
-    assert last_event(place)["exit_code"] == 76
+    assert last_failure(place)["exit_code"] == 76
     assert "found epoch 0, update 3" in run("train.py", *ARGUMENTS, "--experiment", "alone", cwd=folder).stderr
 
 
@@ -86,7 +88,7 @@ def test_a_worker_that_hangs_is_named_with_its_file(folder: Path) -> None:
         error = job.stderr.splitlines()[-1]
     assert "(--data_timeout 3): data worker " in error
     assert re.search(r"hangs for \d+ s, which was at data/train/n01440764/n01440764 5\.JPEG", error)
-    assert last_event(folder / "output/train/hung")["exit_code"] == 75
+    assert last_failure(folder / "output/train/hung")["exit_code"] == 75
 
 
 @pytest.mark.slow
@@ -280,8 +282,8 @@ def test_what_fails_before_the_training_is_in_the_events_and_the_log(folder: Pat
     given = ("--experiment", "early", "--pretrained", "/nope.safetensors", "--data_timeout", "9", "--num_workers", "0")
     done = run("train.py", *ARGUMENTS, *given, cwd=folder, code=66)
     place, error = folder / "output/train/early", last_error(done)
-    event = last_event(place)
-    assert (event["event"], event["exit_code"], event["reason"]) == ("fail", 66, error)
+    event = last_failure(place)
+    assert (event["exit_code"], event["reason"]) == (66, error)
     assert (place / "train.log").read_text().endswith(f"] error: {error}\n")
     assert "warning: --data_timeout has no effect: it needs num_workers above 0" in done.stderr
     done = run("eval.py", "data", "--resume", "/nope.safetensors", *given[4:], cwd=folder, code=66)
@@ -313,8 +315,8 @@ def test_the_process_that_failed_is_the_one_in_the_events(folder: Path) -> None:
             path.write_bytes(b"")
     arguments = ["--data_dir", "rotten", *ARGUMENTS[1:], "--batch_size", "2", "--experiment", "rotten"]
     run("run.sh", "-g", "2", "-p", port(), *arguments, cwd=folder, code=65)
-    event = last_event(folder / "output/train/rotten")
-    assert (event["event"], event["exit_code"]) == ("fail", 65)
+    event = last_failure(folder / "output/train/rotten")
+    assert event["exit_code"] == 65
     assert "unreadable training images" in str(event["reason"])
 
 

@@ -57,10 +57,12 @@ class EventLog:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return json.dumps({"time": now, "event": event, **place, **details}, ensure_ascii=False)
 
-    def last_event(self) -> str:
-        """Returns what happened last, as far as it can be read."""
-        lines = self._lines()
-        return str(_parsed(lines[-1]).get("event", "")) if lines else ""
+    def has_failed(self) -> bool:
+        """Whether a process has failed since the last start; the save that was being written then may follow it."""
+        for event in map(_parsed, reversed(self._lines())):
+            if event.get("event") in ("start", "fail"):
+                return event["event"] == "fail"
+        return False
 
     def first_epoch(self) -> int | None:
         """Returns the epoch that this folder's run began with: that of the last start before anything was saved.
@@ -96,7 +98,7 @@ class EventLog:
 
     def _add_failure(self, error: BaseException) -> None:
         """Every process says what went wrong with it; the main one not, that it lost another which has said so."""
-        if isinstance(error, LostPeerError) and (self.rank > 0 or self.last_event() == "fail"):
+        if isinstance(error, LostPeerError) and (self.rank > 0 or self.has_failed()):
             return
         code = getattr(error, "exit_code", INTERRUPTED if isinstance(error, KeyboardInterrupt) else INTERNAL)
         reason = str(error) or repr(error)

@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
     import models
     from util import distributed
+    from util.data.backends import load_backend
     from util.evaluation.outputs import Outputs
     from util.evaluation.task import Task, agree, check_opens, make_task, run_task
     from util.log import start_logging
@@ -61,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         log.info(note)
     for note in unused_loading(settings.on_command_line, settings.loader):
         log.warning(note)
+    load_backend(settings.loader.image_backend)  # says what is not installed before weights are read
+    if settings.loader.image_backend != "pil":
+        log.warning("--image_backend fast: accuracies are not quite those of Pillow's pixels, which prediction has")
     outputs = Outputs(settings.evaluation, settings.data, log) if world.is_main else None
 
     def prepare(weights: options.WeightsOptions) -> Task:

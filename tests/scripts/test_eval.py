@@ -285,6 +285,19 @@ def test_every_option_changes_what_is_printed_or_written(place: Place, evaluate:
     assert after != before
 
 
+def test_another_image_backend_changes_a_little_and_is_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    losses, told = [], []
+    for backend in ("pil", "fast"):
+        capsys.readouterr()
+        main(["data", *ONE, *FEW, "--crop_pct", "0.6", "--image_backend", backend])
+        out, err = capsys.readouterr()
+        losses.append(json.loads(out)["loss"])
+        told.append("image_backend fast" in err)
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+    assert told == [False, True]
+
+
 # --- unreadable images
 
 

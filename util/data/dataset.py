@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from util.data.image_list import ImageList
-from util.data.images import ImageError
+from util.data.images import Decode, ImageError, decode_image
 from util.data.lost import shared_failure
 from util.data.sampler import SampleKey, sample_rng, substitutes
 from util.data.workers import WorkerBoard
@@ -40,6 +40,7 @@ class ImageDataset:
     transform: f(image, rng) -> float32 (C, H, W); `rng` comes from (seed, epoch, index, repeat) alone.
     substitute: let another image stand in for one that cannot be read, chosen by (seed, epoch, index, repeat) alone, so
         that a resumed run makes the same choice. For training; accuracy over other images would not be the split's.
+    decode: what reads a file for `transform`.
     What cannot be read for no fault of its own, since the folder or the disk is gone, is no bad image but a
     ResumableError (or a LimitError, see `lost.shared_failure`).
     """
@@ -47,15 +48,17 @@ class ImageDataset:
     def __init__(
         self,
         images: ImageList,
-        transform: Callable[[Image.Image, np.random.Generator], np.ndarray],
+        transform: Callable[[Any, np.random.Generator], np.ndarray],
         *,
         seed: int,
         substitute: bool = False,
+        decode: Decode = decode_image,
     ) -> None:
         self.images = images
         self.transform = transform
         self.seed = seed
         self.substitute = substitute
+        self.decode = decode
         self._board: WorkerBoard | None = None
         self._worker = 0
 
@@ -83,7 +86,7 @@ class ImageDataset:
         if self._board is not None:
             self._board.busy(self._worker, index)
         try:
-            image = self.images.image(index)
+            image = self.images.image(index, self.decode)
             return Sample(self.transform(image, sample_rng(self.seed, key)), int(self.images.labels[index]), index)
         except ImageError as error:
             images = self.images

@@ -5,11 +5,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from util.data.images import decode_image
+from util.data.images import Decode, decode_image
 from util.data.paths import Paths
 from util.data.sampler import SUBSET, stream
 from util.data.shard_files import ShardImages
@@ -54,14 +55,15 @@ class ImageList:
         """Returns whether an index marks the image as unreadable."""
         return self.bad_at is not None and bool(np.isin(index, self.bad_at))
 
-    def image(self, index: int) -> Image.Image:
-        """Returns the picture, PIL RGB; an ImageError says why a file cannot be used."""
+    def image(self, index: int, decode: Decode = decode_image) -> Any:
+        """Returns what `decode` makes of a file, by default the picture, PIL RGB, which an archive gives in any case.
+
+        An ImageError says why a file cannot be used.
+        """
         if self.pixels is not None:
             return Image.fromarray(self.pixels[index])
         path = self.path(index)
-        return (
-            decode_image(path) if self.shards is None else decode_image(self.shards.read(index, name=path), name=path)
-        )
+        return decode(path) if self.shards is None else decode(self.shards.read(index, name=path), name=path)
 
     def select(self, indices: np.ndarray) -> "ImageList":
         """Returns the list of these images alone, in this order."""

@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -34,6 +35,15 @@ def is_hidden(name: str) -> bool:
 def is_image_name(name: str) -> bool:
     """Whether a file in a folder is taken for an image: by its suffix, unless it is hidden."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name)
+
+
+Picture = Image.Image | np.ndarray  # PIL RGB, or uint8 (H, W, 3)
+
+
+class Decode(Protocol):
+    """f(path or bytes) -> a picture; ImageError says why a file cannot be used. `name`: a path for errors."""
+
+    def __call__(self, source: str | Path | bytes, *, name: str | None = None) -> Any: ...
 
 
 class ImageError(DataError):
@@ -100,3 +110,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def to_picture(image: Picture) -> Image.Image:
+    """Returns a PIL RGB picture from one, or from uint8 (H, W, 3); anything else is a ValueError."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"an image is uint8 (H, W, 3); got {image.dtype} {image.shape}")
+        return Image.fromarray(image)
+    if image.mode != "RGB":
+        raise ValueError(f"an image is RGB; got mode {image.mode}: use decode_image, or convert it")
+    return image

@@ -15,6 +15,7 @@ import paddle
 from paddle import Tensor
 from paddle.io import DataLoader, get_worker_info
 
+from util.data.backends import Backend, load_backend
 from util.data.dataset import BadImage, ImageDataset, Sample
 from util.data.image_list import ImageList
 from util.data.lost import TOO_MANY_FILES, TOO_MANY_OPEN
@@ -259,10 +260,11 @@ def make_loader(
     return WorkerLoader(dataset, batches, loading=loading, persistent=persistent)
 
 
-def eval_set(images: ImageList, preprocessing: Preprocessing) -> ImageDataset:
+def eval_set(images: ImageList, preprocessing: Preprocessing, *, image_backend: Backend = "pil") -> ImageDataset:
     """Returns the samples of a labelled split for evaluation."""
-    plain = preprocessing.transform()
-    return ImageDataset(images, lambda image, rng: plain(image), seed=0)
+    plain = preprocessing.transform(image_backend=image_backend)
+    decode = load_backend(image_backend).decode
+    return ImageDataset(images, lambda image, rng: plain(image), seed=0, decode=decode)
 
 
 def eval_loader(
@@ -276,7 +278,8 @@ def eval_loader(
     """Returns the loader of a labelled split for evaluation. Warns when its batches may not fit into /dev/shm."""
     if loading.num_workers > 0 and loading.shared_memory:
         warn_of_small_shared_memory(preprocessing.input_size, batches.batch_size, num_workers=loading.num_workers)
-    return make_loader(eval_set(images, preprocessing), batches, loading=loading, persistent=persistent)
+    data = eval_set(images, preprocessing, image_backend=loading.image_backend)
+    return make_loader(data, batches, loading=loading, persistent=persistent)
 
 
 def warn_of_small_shared_memory(image_shape: tuple[int, ...], batch_size: int, *, num_workers: int) -> None:

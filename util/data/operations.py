@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from util.data.line_filters import move_lines, smooth
+
 MAX_MAGNITUDE = 10.0
 MAX_SHIFT = 0.45  # of the side, at magnitude 10
 Fill = tuple[int, int, int]
@@ -22,10 +24,12 @@ class Canvas:
     """What geometric operations need besides their argument.
 
     fill: colour of what they uncover; resamples: Pillow's filters, of which each operation gets one at random.
+    exact: whether shears and translations have Pillow's pixels; otherwise they may be a level away, and take less time.
     """
 
     fill: Fill
     resamples: tuple[Image.Resampling, ...]
+    exact: bool = True
 
     def draw_resample(self, rng: np.random.Generator) -> Image.Resampling:
         """Returns one of the filters; of a single one, without drawing."""
@@ -35,8 +39,23 @@ class Canvas:
 # --- operations
 
 
-def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Fill, resample: Image.Resampling) -> Image.Image:
+def _move_rows(
+    image: Image.Image, fill: Fill, resample: Image.Resampling, exact: bool, *, slope: float = 0.0, shift: float = 0.0
+) -> Image.Image:
+    """Shears or shifts along the rows: pixel (x, y) comes from (x + slope * y + shift, y), of the pixels' centres."""
+    moved = move_lines(image, slope=slope, shift=shift, fill=fill, resample=resample, exact=exact)
+    if moved is not None:
+        return moved
+    matrix = (1, slope, shift, 0, 1, 0)
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=fill)
+
+
+def _move_columns(
+    image: Image.Image, fill: Fill, resample: Image.Resampling, exact: bool, *, slope: float = 0.0, shift: float = 0.0
+) -> Image.Image:
+    """The same along the columns."""
+    turned = image.transpose(Image.Transpose.TRANSPOSE)
+    return _move_rows(turned, fill, resample, exact, slope=slope, shift=shift).transpose(Image.Transpose.TRANSPOSE)
 
 
 def _posterize(image: Image.Image, bits: int) -> Image.Image:
@@ -55,7 +74,13 @@ def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance], image: Image.
 
 
 def apply_operation(
-    image: Image.Image, name: str, argument: float | None, *, fill: Fill, resample: Image.Resampling
+    image: Image.Image,
+    name: str,
+    argument: float | None,
+    *,
+    fill: Fill,
+    resample: Image.Resampling,
+    exact: bool = True,
 ) -> Image.Image:
     """Applies one operation to an RGB picture. `argument`: degrees, factor, bits, pixels, part of the side, ..."""
     value = 0.0 if argument is None else argument
@@ -83,19 +108,19 @@ def apply_operation(
         case "Brightness":
             return _enhance(ImageEnhance.Brightness, image, value)
         case "Sharpness":
-            return _enhance(ImageEnhance.Sharpness, image, value)
+            return Image.blend(smooth(image), image, value)  # what ImageEnhance.Sharpness does
         case "ShearX":
-            return _affine(image, (1, value, 0, 0, 1, 0), fill, resample)
+            return _move_rows(image, fill, resample, exact, slope=value)
         case "ShearY":
-            return _affine(image, (1, 0, 0, value, 1, 0), fill, resample)
+            return _move_columns(image, fill, resample, exact, slope=value)
         case "TranslateX":
-            return _affine(image, (1, 0, value, 0, 1, 0), fill, resample)
+            return _move_rows(image, fill, resample, exact, shift=value)
         case "TranslateY":
-            return _affine(image, (1, 0, 0, 0, 1, value), fill, resample)
+            return _move_columns(image, fill, resample, exact, shift=value)
         case "TranslateXRel":
-            return _affine(image, (1, 0, value * image.width, 0, 1, 0), fill, resample)
+            return _move_rows(image, fill, resample, exact, shift=value * image.width)
         case "TranslateYRel":
-            return _affine(image, (1, 0, 0, 0, 1, value * image.height), fill, resample)
+            return _move_columns(image, fill, resample, exact, shift=value * image.height)
         case _:
             raise ValueError(f"unknown operation {name}")
 
@@ -173,4 +198,5 @@ def apply_at(
 ) -> Image.Image:
     """Applies operation `name` at a magnitude, in a random direction where it has two."""
     argument = argument_of(name, magnitude, negate=bool(rng.random() < 0.5), max_shift=max_shift)
-    return apply_operation(image, name, argument, fill=canvas.fill, resample=canvas.draw_resample(rng))
+    resample = canvas.draw_resample(rng)
+    return apply_operation(image, name, argument, fill=canvas.fill, resample=resample, exact=canvas.exact)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from util.data.backends import Backend
 from util.data.transforms import RESAMPLE, EvalTransform, Interpolation, eval_transform
 from util.errors import UsageError
 from util.options import PreprocessOptions
@@ -45,9 +46,9 @@ class Preprocessing:
         crop = "squash" if self.crop_mode == "squash" else f"centre crop {self.crop_pct:g}"
         return f"{size}, {crop}, {self.interpolation}, mean {self.mean}, std {self.std}"
 
-    def transform(self) -> EvalTransform:
-        """Returns f(image) -> float32 (C, H, W)."""
-        return eval_transform(**asdict(self))
+    def transform(self, *, image_backend: Backend = "pil") -> EvalTransform:
+        """Returns f(image) -> float32 (C, H, W); image: what the backend's `open` takes."""
+        return eval_transform(**asdict(self), image_backend=image_backend)
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Preprocessing":

@@ -11,8 +11,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from util.data.backends import Backend, load_backend
 from util.data.color_augment import BLUR_SIGMA, gaussian_blur, jitter_colors, to_grey
-from util.data.crops import center_crop, random_resized_crop, resize, resize_to_cover, simple_random_crop
+from util.data.crops import random_resized_crop, simple_random_crop
+from util.data.images import Picture
 from util.data.operations import Canvas, Fill
 from util.data.policies import parse_aa
 from util.data.random_erasing import random_erasing
@@ -29,7 +31,6 @@ RESAMPLE = {
 }
 RANDOM_RESAMPLES = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
-Picture = Image.Image | np.ndarray
 EvalTransform = Callable[[Picture], np.ndarray]
 TrainTransform = Callable[[Picture, np.random.Generator], np.ndarray]
 
@@ -41,17 +42,6 @@ def to_size(input_size: int | tuple[int, ...]) -> tuple[int, int]:
     if len(input_size) == 1:
         return input_size[0], input_size[0]
     return input_size[-2], input_size[-1]
-
-
-def to_picture(image: Picture) -> Image.Image:
-    """Returns a PIL RGB picture from one, or from uint8 (H, W, 3); anything else is a ValueError."""
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"an image is uint8 (H, W, 3); got {image.dtype} {image.shape}")
-        return Image.fromarray(image)
-    if image.mode != "RGB":
-        raise ValueError(f"an image is RGB; got mode {image.mode}: use decode_image, or convert it")
-    return image
 
 
 def channel_statistics(
@@ -74,12 +64,13 @@ def normalise(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...
 
     C is the number of means: 3, or 1 for a picture that is made grey first, as Pillow does.
     """
-    pixels: np.ndarray = np.asarray(image.convert("L") if len(mean) == 1 else image)
-    levels = np.arange(256, dtype=np.float32) / np.float32(255)
-    table = (levels - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]  # (C, 256)
-    result = np.empty((len(table), *pixels.shape[:2]), np.float32)
-    for channel, plane in enumerate(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)):
-        np.take(table[channel], plane, out=result[channel], mode="clip")  # the default mode copies `out`
+    channels = (image.convert("L"),) if len(mean) == 1 else image.split()
+    result = np.empty((len(channels), image.height, image.width), np.float32)
+    for plane, channel, center, spread in zip(result, channels, mean, std, strict=True):
+        levels = np.frombuffer(channel.tobytes(), np.uint8).reshape(plane.shape)  # sooner than np.asarray
+        np.divide(levels, np.float32(255), out=plane)
+        plane -= np.float32(center)
+        plane /= np.float32(spread)
     return result
 
 
@@ -91,6 +82,7 @@ def eval_transform(
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
     crop_mode: Literal["center", "squash"] = "center",
+    image_backend: Backend = "pil",
 ) -> EvalTransform:
     """Returns f(image) -> float32 (3, H, W), the preprocessing of eval, predict, infer and the export.
 
@@ -98,18 +90,20 @@ def eval_transform(
     mean, std: of R, G and B; with one value each, or input_size (1, H, W), the result is grey, (1, H, W).
     crop_mode: `center` resizes so that the picture covers input_size / crop_pct (rounded down) and crops the centre;
     `squash` resizes both sides to input_size, whatever the proportions, and does not use crop_pct.
+    image_backend: what resizes; `image` is what its `open` takes.
     """
+    backend = load_backend(image_backend)
     height, width = to_size(input_size)
     mean, std = channel_statistics(mean, std, input_size)
     resample = RESAMPLE[interpolation]
 
     def transform(image: Picture) -> np.ndarray:
-        picture = to_picture(image)
+        whole = backend.open(image)
         if crop_mode == "squash":
-            picture = resize(picture, height, width, resample)
+            picture = backend.resize_box(whole, (0, 0, whole.width, whole.height), (height, width), resample)
         else:
             cover = math.floor(height / crop_pct), math.floor(width / crop_pct)
-            picture = center_crop(resize_to_cover(picture, *cover, resample), height, width)
+            picture = backend.resize_and_center_crop(whole, cover, (height, width), resample)
         return normalise(picture, mean, std)
 
     return transform
@@ -156,30 +150,47 @@ def train_transform(
     rearea: tuple[float, float] = (0.02, 1 / 3),
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
+    image_backend: Backend = "pil",
 ) -> TrainTransform:
     """Returns f(image, rng) -> float32 (C, H, W): crop, flips, aa, colour jitter, grey, blur, normalising, erasing.
 
     The arguments are the options of the same names, the order is timm's. Colour jitter is off while `aa` is on, unless
     that is 3a. `train_interpolation` none is `interpolation`; random chooses for the crop and for each operation of aa.
     With one mean, or input_size (1, H, W), the result is grey, (1, H, W), and all before is done in colour. `aug=False`
-    resizes to cover input_size and crops the centre, with `interpolation`. All randomness comes from `rng`.
+    resizes to cover input_size and crops the centre, with `interpolation`. All randomness comes from `rng`, and the
+    boxes and strengths that are drawn do not depend on `image_backend`: it decodes, crops, resizes, shears and shifts.
     """
+    backend = load_backend(image_backend)
     if not aug:
-        plain = eval_transform(input_size=input_size, crop_pct=1.0, interpolation=interpolation, mean=mean, std=std)
+        plain = eval_transform(
+            input_size=input_size,
+            crop_pct=1.0,
+            interpolation=interpolation,
+            mean=mean,
+            std=std,
+            image_backend=image_backend,
+        )
         return lambda image, rng: plain(image)
     size = to_size(input_size)
     channel_mean, channel_std = channel_statistics(mean, std, input_size)
     chosen = train_interpolation or interpolation
-    canvas = Canvas(fill=_fill(mean), resamples=RANDOM_RESAMPLES if chosen == "random" else (RESAMPLE[chosen],))
+    canvas = Canvas(
+        fill=_fill(mean),
+        resamples=RANDOM_RESAMPLES if chosen == "random" else (RESAMPLE[chosen],),
+        exact=image_backend == "pil",
+    )
     policy = None if aa is None else parse_aa(aa)
     jitter_prob = color_jitter_prob if color_jitter > 0 and aa in (None, "3a") else 0.0
 
     def transform(image: Picture, rng: np.random.Generator) -> np.ndarray:
-        picture, resample = to_picture(image), canvas.draw_resample(rng)
+        resample, resize_box = canvas.draw_resample(rng), backend.resize_box
+        whole = backend.open(image)
         if train_crop_mode == "rrc":
-            picture = random_resized_crop(picture, rng, size=size, scale=scale, ratio=ratio, resample=resample)
+            picture = random_resized_crop(
+                whole, rng, size=size, scale=scale, ratio=ratio, resample=resample, resize_box=resize_box
+            )
         else:
-            picture = simple_random_crop(picture, rng, size=size, resample=resample)
+            picture = simple_random_crop(whole, rng, size=size, resample=resample, resize_box=resize_box)
         picture = _flip(picture, rng, hflip, vflip)
         if policy is not None:
             picture = policy(picture, rng, canvas)

@@ -43,4 +43,5 @@ def trivial_augment(image: Image.Image, rng: np.random.Generator, *, canvas: Can
     """Applies one random operation of random strength to an RGB picture."""
     name = OPERATIONS[rng.integers(len(OPERATIONS))]
     argument = argument_at(name, int(rng.integers(NUM_STRENGTHS)), negate=bool(rng.random() < 0.5))
-    return apply_operation(image, name, argument, fill=canvas.fill, resample=canvas.draw_resample(rng))
+    resample = canvas.draw_resample(rng)
+    return apply_operation(image, name, argument, fill=canvas.fill, resample=resample, exact=canvas.exact)

@@ -82,7 +82,11 @@ class LoaderOptions:
     shared_memory: bool = setting(
         True, "workers hand batches over in /dev/shm; --no_shared_memory where it is too small", scope="machine"
     )
-
+    image_backend: Literal["pil", "fast"] = setting(
+        "pil",
+        "what decodes and resizes images to train on, or that eval.py evaluates: Pillow; or simplejpeg and "
+        "cykooz.resizer, sooner, pixels a little different",
+    )
     data_timeout: float = setting(
         600.0, "seconds to wait for a batch; then the run stops and names what is stuck", scope="machine"
     )

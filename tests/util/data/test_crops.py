@@ -10,9 +10,11 @@ from tests.reference import picture
 from tests.util.data.timm_policies import UNLIKELY, distance, distance_to_uniform
 from util.data.crops import (
     SRC_PADDING,
+    center_crop,
     draw_crop_box,
     random_resized_crop,
     reflected,
+    resize_and_center_crop,
     resize_to_cover,
     simple_random_crop,
 )
@@ -35,6 +37,27 @@ def test_covering_size_keeps_proportions_and_rounds_down(size: tuple[int, int], 
 def test_covering_size_of_an_oblong_target() -> None:
     assert resize_to_cover(Image.new("RGB", (100, 100)), 32, 64, BILINEAR).size == (64, 64)
     assert resize_to_cover(Image.new("RGB", (300, 100)), 32, 64, BILINEAR).size == (96, 32)
+
+
+@pytest.mark.parametrize("resample", [NEAREST, BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
+def test_resizing_what_the_centre_needs_changes_no_pixel(resample: Image.Resampling) -> None:
+    rng = np.random.default_rng(0)
+    sources = [
+        (375, 500),
+        (500, 375),
+        (333, 500),
+        (60, 900),
+        (900, 60),
+        (1, 1),
+        (3, 200),
+        *rng.integers(1, 400, (12, 2)),
+    ]
+    for height, width in sources:
+        image = Image.fromarray(picture(int(height), int(width)))
+        for cover, size in (((256, 256), (224, 224)), ((64, 64), (64, 64)), ((71, 40), (70, 33)), ((41, 90), (8, 90))):
+            expected = center_crop(resize_to_cover(image, *cover, resample), *size)
+            found = resize_and_center_crop(image, cover, size, resample)
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(expected), f"{image.size} {cover} {size}")
 
 
 # --- random resized crop

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from tests.scripts.run import ROOT
+from util.data.backends import load_backend
 from util.data.dataset import ImageDataset, Sample
 from util.data.image_list import ImageList
 from util.data.images import ImageError, decode_image
@@ -229,6 +230,13 @@ def test_pillow_alone_would_warn_turn_and_clip() -> None:
 # --- everywhere the same
 
 
+def digest(image: Image.Image | np.ndarray) -> np.ndarray:
+    """Returns a picture's shape and sha256 in place of its normalised pixels, float32 (35, 1, 1)."""
+    pixels = np.asarray(image)
+    numbers = [*pixels.shape, *hashlib.sha256(pixels.tobytes()).digest()]
+    return np.asarray(numbers, np.float32)[:, None, None]
+
+
 def test_training_evaluation_prediction_and_deployment_see_the_same_bytes(tmp_path: Path) -> None:
     files = {**{n: d for n, (d, _) in EXACT.items()}, **SAME_AS_BASELINE, **{n: d for n, (d, _, _) in NEAR.items()}}
     names = []
@@ -239,15 +247,14 @@ def test_training_evaluation_prediction_and_deployment_see_the_same_bytes(tmp_pa
     dataset = ImageDataset(images, lambda image, rng: np.asarray(image), seed=0)
     seen: list[np.ndarray] = []
 
-    def transform(image: Image.Image | np.ndarray) -> np.ndarray:
-        seen.append(np.asarray(image))
-        return np.zeros((3, 1, 1), np.float32)
+    def forward(batch: np.ndarray) -> np.ndarray:
+        seen.extend(batch)
+        return np.zeros((len(batch), 2))
 
     paths = [images.path(i) for i in range(len(names))]
-    forward: Callable[[np.ndarray], np.ndarray] = lambda batch: np.zeros((len(batch), 2))  # noqa: E731
     answers = predict_files(
         paths,
-        transform=transform,
+        transform=digest,
         forward=forward,
         class_names=["a", "b"],
         batch_size=7,
@@ -257,8 +264,10 @@ def test_training_evaluation_prediction_and_deployment_see_the_same_bytes(tmp_pa
     for i, data in enumerate(files.values()):
         sample = dataset[(0, i, 0)]
         assert isinstance(sample, Sample)
-        for array in (sample.image, seen[i], np.asarray(decode_image(data))):
-            np.testing.assert_array_equal(array, np.asarray(decode_image(paths[i])))
+        expected = np.asarray(decode_image(paths[i]))
+        for array in (sample.image, np.asarray(decode_image(data))):
+            np.testing.assert_array_equal(array, expected)
+        np.testing.assert_array_equal(seen[i], digest(expected))
 
 
 def test_nothing_but_decode_image_opens_pictures() -> None:
@@ -372,3 +381,24 @@ def test_bomb_takes_little_memory(tmp_path: Path) -> None:
     reason, kilobytes = done.stdout.splitlines()
     assert "3600000000 pixels" in reason
     assert int(kilobytes) < 200_000
+
+
+@pytest.mark.parametrize("name", [*EXACT, *SAME_AS_BASELINE, *NEAR])
+def test_fast_backend_sees_the_same_picture(name: str) -> None:
+    data = EXACT[name][0] if name in EXACT else SAME_AS_BASELINE[name] if name in SAME_AS_BASELINE else NEAR[name][0]
+    expected = decode_image(data)
+    whole, size = (0, 0, *expected.size), (expected.height, expected.width)
+    backend = load_backend("fast")
+    found = backend.resize_box(backend.decode(data), whole, size, Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+@pytest.mark.parametrize("name", BAD_BYTES)
+def test_fast_backend_has_the_same_error(name: str) -> None:
+    data, _ = BAD_BYTES[name]
+    with pytest.raises(ImageError) as expected:
+        decode_image(data)
+    backend = load_backend("fast")
+    with pytest.raises(ImageError) as found:
+        backend.resize_box(backend.decode(data), (0, 0, 8, 8), (8, 8), Image.Resampling.BICUBIC)
+    assert found.value.reason == expected.value.reason

@@ -151,3 +151,16 @@ def test_names_of_trivial_augment_are_operations() -> None:
     for name in trivial_augment.OPERATIONS:
         result = apply_operation(source(), name, 1.0, fill=FILL, resample=BICUBIC)
         assert result.size == source().size
+
+
+@pytest.mark.parametrize("name", ["ShearX", "ShearY", "TranslateXRel", "TranslateYRel"])
+def test_inexact_canvas_moves_lines_within_a_level(name: str) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 120, 3), np.uint8))
+    exact, near, shorter = (
+        np.asarray(
+            apply_at(image, np.random.default_rng(0), name, m, canvas=Canvas(fill=FILL, resamples=(BICUBIC,), exact=e))
+        ).astype(int)
+        for m, e in ((7.7, True), (7.7, False), (7.6, True))
+    )
+    assert set(np.unique(near - exact)) == {0, 1}
+    assert np.abs(shorter - exact).max() > 20  # negative control: another strength would be seen

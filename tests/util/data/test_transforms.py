@@ -27,6 +27,7 @@ from util.options import AugmentOptions
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "input_size": ({}, {"input_size": 24}),
     "aug": ({}, {"aug": False}),
+    "image_backend": ({}, {"image_backend": "fast"}),
     "train_crop_mode": ({}, {"train_crop_mode": "src"}),
     "scale": ({}, {"scale": (0.5, 0.6)}),
     "ratio": ({}, {"ratio": (1.0, 1.0)}),
@@ -48,7 +49,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "std": ({}, {"std": (0.3, 0.3, 0.3)}),
 }
 ELSEWHERE = {"aug_repeats"}  # consumed by the sampler
-NOT_AUGMENTATION = {"input_size", "interpolation", "mean", "std"}
+NOT_AUGMENTATION = {"input_size", "interpolation", "mean", "std", "image_backend"}  # options of other groups
 
 
 def _rng(seed: int = 3) -> np.random.Generator:
@@ -106,7 +107,12 @@ def test_defaults_are_timms() -> None:
             default = getattr(AugmentOptions(), name)
             assert (list(default) if isinstance(default, tuple) else default) == timm[function][argument], name
     assert AugmentOptions().rearea == (timm["RandomErasing"]["min_area"], timm["RandomErasing"]["max_area"])
-    others = {"aug": True, "train_crop_mode": "rrc", "color_jitter_prob": 1.0, "remode": "pixel"}
+    others = {
+        "aug": True,
+        "train_crop_mode": "rrc",
+        "color_jitter_prob": 1.0,
+        "remode": "pixel",
+    }
     assert {name: getattr(AugmentOptions(), name) for name in others} == others
     assert set(TIMM_NAMES) | {"rearea"} == set(CHANGES) - NOT_AUGMENTATION
 

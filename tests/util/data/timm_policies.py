@@ -61,8 +61,10 @@ def record_operations(
     """
     calls: list[tuple[str, float | None]] = []
 
-    def record(image: Image.Image, name: str, argument: float | None, *, fill: Any, resample: Any) -> Image.Image:
-        assert (fill, resample) == (FILL, Image.Resampling.BILINEAR)
+    def record(
+        image: Image.Image, name: str, argument: float | None, *, fill: Any, resample: Any, exact: bool
+    ) -> Image.Image:
+        assert (fill, resample, exact) == (FILL, Image.Resampling.BILINEAR, True)
         calls.append((name, argument))
         return image
 

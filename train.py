@@ -270,7 +270,7 @@ def build_state(
     """
     import paddle
 
-    from models import create_model
+    from models import cpu, create_model
     from util.train.batch_norm import synchronise_batch_norm
     from util.train.checkpoint import TrainState
     from util.train.ema import ModelEma
@@ -280,6 +280,7 @@ def build_state(
     from util.train.progress import Progress
 
     optim, path = settings.optim, settings.weights.pretrained
+    cpu.rewrite_gradients()  # an update takes them as those operators allow
     paddle.seed(settings.run.seed)  # the same on every process
     model = create_model(
         str(settings.model.model),

@@ -15,7 +15,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from models.layers import AttentionProduct, can_fuse, full_precision, merge_heads, split_heads
+from models.layers import AttentionProduct, Linear, can_fuse, full_precision, merge_heads, split_heads
 from models.registry import ModelInfo, register_model
 from models.transformer import Block, InputSizeError, PatchEmbed, PlainTransformer, SelfAttention, head_dim, split_parts
 
@@ -90,7 +90,7 @@ class GatedPositionalAttention(nn.Layer):
         self.pos_proj = PositionProjection(3, num_heads)  # its bias is cancelled by softmax
         self.gating_param = self.create_parameter([num_heads], default_initializer=nn.initializer.Constant(1.0))
         self.attend = GatedProduct(scale=head_dim(dim, num_heads) ** -0.5, drop_rate=attn_drop_rate)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop_rate)
         self.register_buffer("positions", positions, persistable=False)  # follows from the grid, not from training
 

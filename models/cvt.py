@@ -18,7 +18,11 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from models.layers import (
+    Conv2D,
+    DepthwiseConv2D,
     DropPath,
+    LayerNorm,
+    Linear,
     Mlp,
     ScaledDotProduct,
     map_to_tokens,
@@ -50,22 +54,22 @@ class Stage:
 
 
 class ConvEmbed(nn.Layer):
-    """Convolutional token embedding, section 3.1: (B, C_in, H_in, W_in) -> normalised tokens as a map (B, C, H, W)."""
+    """Convolutional token embedding, section 3.1: (B, C_in, H_in, W_in) -> normalised tokens (B, H W, C), H, W."""
 
     def __init__(self, in_chans: int, stage: Stage) -> None:
         super().__init__()
-        self.proj = nn.Conv2D(
+        self.proj = Conv2D(
             in_chans, stage.embed_dim, stage.patch_size, stride=stage.patch_stride, padding=stage.patch_padding
         )
-        self.norm = nn.LayerNorm(stage.embed_dim)
+        self.norm = LayerNorm(stage.embed_dim)
         fan_in = in_chans * stage.patch_size**2
         uniform_fan_in_(self.proj.weight, fan_in)
         uniform_fan_in_(self.proj.bias, fan_in)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, int, int]:
         x = self.proj(x)
         height, width = x.shape[2], x.shape[3]
-        return tokens_to_map(self.norm(map_to_tokens(x)), height, width)
+        return self.norm(map_to_tokens(x)), height, width
 
 
 class DepthwiseProjection(nn.Layer):
@@ -73,7 +77,7 @@ class DepthwiseProjection(nn.Layer):
 
     def __init__(self, dim: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2D(dim, dim, 3, stride=stride, padding=1, groups=dim, bias_attr=False)
+        self.conv = DepthwiseConv2D(dim, stride)
         self.bn = nn.BatchNorm2D(dim)
         uniform_fan_in_(self.conv.weight, fan_in=9)  # one input channel a group
 
@@ -122,11 +126,11 @@ class Attention(nn.Layer):
         self.conv_proj_q = _projection("linear" if method == "avg" else method, dim, stride=1)
         self.conv_proj_k = _projection(method, dim, stride=2)
         self.conv_proj_v = _projection(method, dim, stride=2)
-        self.proj_q = nn.Linear(dim, dim)
-        self.proj_k = nn.Linear(dim, dim)
-        self.proj_v = nn.Linear(dim, dim)
+        self.proj_q = Linear(dim, dim)
+        self.proj_k = Linear(dim, dim)
+        self.proj_v = Linear(dim, dim)
         self.attend = ScaledDotProduct(scale=dim**-0.5, drop_rate=attn_drop_rate)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -161,9 +165,9 @@ class Block(nn.Layer):
     ) -> None:
         super().__init__()
         dim = stage.embed_dim
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
         self.attn = Attention(stage, method=method, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * stage.mlp_ratio), drop_rate, quick_gelu)
         self.drop_path = DropPath(drop_path_rate)
 
@@ -200,9 +204,7 @@ class CvTStage(nn.Layer):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, int, int]:
-        x = self.patch_embed(x)
-        height, width = x.shape[2], x.shape[3]
-        x = map_to_tokens(x)
+        x, height, width = self.patch_embed(x)
         if self.cls_token is not None:
             x = paddle.concat([self.cls_token.expand([x.shape[0], -1, -1]), x], axis=1)  # (B, H W, C) -> (B, N, C)
         x = self.pos_drop(x)
@@ -255,9 +257,9 @@ class CvT(nn.Layer):
                 ),
             )
             in_chans = stage.embed_dim
-        self.norm = nn.Identity() if features_only else nn.LayerNorm(self.num_features)
+        self.norm = nn.Identity() if features_only else LayerNorm(self.num_features)
         has_head = num_classes > 0 and not features_only
-        self.head = nn.Linear(self.num_features, num_classes) if has_head else None
+        self.head = Linear(self.num_features, num_classes) if has_head else None
         self._init_linear()
 
     def _init_linear(self) -> None:

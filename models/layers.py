@@ -12,13 +12,17 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
+from models import cpu
+
+QUICK_GELU_SLOPE = 1.702
+
 
 def quick_gelu(x: Tensor) -> Tensor:
     """Returns x * sigmoid(1.702 x), the GELU approximation of CvT and CLIP; any shape.
 
     Written through `silu` because `F.sigmoid` cannot be exported to the `.pdmodel` format.
     """
-    return F.silu(1.702 * x) / 1.702
+    return F.silu(QUICK_GELU_SLOPE * x) / QUICK_GELU_SLOPE
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -66,6 +70,54 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose([0, 2, 1, 3]).flatten(2)
 
 
+class Linear(nn.Linear):
+    """Paddle's, (..., C) -> (..., D), through `cpu.Linear` where that applies."""
+
+    def forward(self, x: Tensor, *, weight_scale: float = 1.0, bias_scale: float = 1.0) -> Tensor:
+        weight = self.weight if weight_scale == 1.0 else self.weight * weight_scale
+        bias = self.bias if bias_scale == 1.0 else self.bias * bias_scale
+        if bias is not None and cpu.applies(x):
+            return cpu.Linear.apply(x, weight, bias)
+        return F.linear(x, weight, bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Paddle's over the last axis, (..., C) -> same shape, through `cpu.LayerNorm` where that applies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if cpu.applies(x):
+            return cpu.LayerNorm.apply(x, self.weight, self.bias, self._epsilon)
+        return super().forward(x)
+
+
+class Conv2D(nn.Conv2D):
+    """Paddle's with a bias, (B, C, H, W) -> (B, D, P, Q), the bias through `cpu.ChannelBias` where that applies."""
+
+    def __init__(self, in_chans: int, dim: int, kernel_size: int, *, stride: int = 1, padding: int = 0) -> None:
+        super().__init__(in_chans, dim, kernel_size, stride=stride, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not cpu.applies(x):
+            return super().forward(x)
+        x = F.conv2d(x, self.weight, stride=self._stride, padding=self._padding)
+        return cpu.ChannelBias.apply(x, self.bias)
+
+
+class DepthwiseConv2D(nn.Conv2D):
+    """Depth-wise 3x3 convolution without bias, padding 1, (B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride)).
+
+    Through `cpu.DepthwiseConv` where that applies and a row is short: its work grows with the square of the width.
+    """
+
+    def __init__(self, dim: int, stride: int) -> None:
+        super().__init__(dim, dim, 3, stride=stride, padding=1, groups=dim, bias_attr=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[3] <= 96 and cpu.applies(x):
+            return cpu.DepthwiseConv.apply(x, self.weight, self._stride[0])
+        return super().forward(x)
+
+
 class DropPath(nn.Layer):
     """Stochastic depth (arXiv 1603.09382): drops a residual branch per sample, (B, ...) -> same shape."""
 
@@ -87,11 +139,15 @@ class Mlp(nn.Layer):
     def __init__(self, dim: int, hidden_dim: int, drop_rate: float, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.activation = activation
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.activation is quick_gelu:
+            # its factors on the weights, which are few, spare two passes over the hidden values and two backward
+            hidden = F.silu(self.fc1(x, weight_scale=QUICK_GELU_SLOPE, bias_scale=QUICK_GELU_SLOPE))
+            return self.drop(self.fc2(self.drop(hidden), weight_scale=1.0 / QUICK_GELU_SLOPE))
         x = self.drop(self.activation(self.fc1(x)))
         return self.drop(self.fc2(x))
 

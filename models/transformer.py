@@ -11,6 +11,8 @@ from paddle import Tensor, nn
 from models.layers import (
     ACTIVATIONS,
     DropPath,
+    LayerNorm,
+    Linear,
     Mlp,
     ScaledDotProduct,
     gelu,
@@ -64,9 +66,9 @@ class SelfAttention(nn.Layer):
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool, drop_rate: float, attn_drop_rate: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias_attr=None if qkv_bias else False)
+        self.qkv = Linear(dim, 3 * dim, bias_attr=None if qkv_bias else False)
         self.attend = ScaledDotProduct(scale=head_dim(dim, num_heads) ** -0.5, drop_rate=attn_drop_rate)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,9 +95,9 @@ class Block(nn.Layer):
 
     def __init__(self, dim: int, attn: nn.Layer, *, mlp_ratio: float, drop_rate: float, drop_path_rate: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
         self.attn = attn
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate, gelu)
         self.drop_path = DropPath(drop_path_rate)
 
@@ -138,9 +140,9 @@ class PlainTransformer(nn.Layer):
         self.pos_embed = self.create_parameter([1, height * width + (token_block == 0), self.num_features])
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.LayerList(blocks)
-        self.norm = nn.Identity() if features_only else nn.LayerNorm(self.num_features)
+        self.norm = nn.Identity() if features_only else LayerNorm(self.num_features)
         has_head = num_classes > 0 and not features_only
-        self.head = nn.Linear(self.num_features, num_classes) if has_head else None
+        self.head = Linear(self.num_features, num_classes) if has_head else None
         self.set_numerics(act="gelu", norm_eps=NORM_EPS)
         self._init_weights()
 

@@ -11,7 +11,7 @@ import pytest
 from paddle import Tensor
 
 from models import convit, create_model, layers
-from models.layers import ScaledDotProduct, can_fuse, gelu, gelu_tanh, quick_gelu
+from models.layers import Mlp, ScaledDotProduct, can_fuse, gelu, gelu_tanh, quick_gelu
 from tests.reference import images
 
 
@@ -144,3 +144,15 @@ def test_an_activation_of_programs_is_the_same_function(activation: Callable[[Te
     finally:
         paddle.disable_static()
     np.testing.assert_allclose(out, activation(paddle.to_tensor(values)).numpy(), atol=1e-6)
+
+
+def test_an_mlp_in_training_has_the_values_and_gradients_of_quick_gelu() -> None:
+    mlp = Mlp(6, 10, 0.0, quick_gelu)
+    for parameter in mlp.parameters():
+        parameter.set_value(np.random.default_rng(1).standard_normal(parameter.shape).astype(np.float32))
+    x = paddle.to_tensor(np.random.default_rng(2).standard_normal((2, 5, 6)).astype(np.float32))
+    outputs = [mlp(x), mlp.fc2(quick_gelu(mlp.fc1(x)))]
+    found, expected = ([y, *paddle.grad((y * y).sum(), mlp.parameters())] for y in outputs)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-4)
+    assert not np.allclose(mlp(x).numpy(), mlp.fc2(paddle.nn.functional.gelu(mlp.fc1(x))).numpy(), atol=1e-4)

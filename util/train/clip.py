@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import paddle
-from paddle import Tensor, nn
+from paddle import Tensor, _C_ops, nn
 
 Clip = Callable[[Tensor], None]
 
@@ -25,9 +25,13 @@ class Units:
 
 
 def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """Returns the L2 norm of all gradients together, a scalar on the device."""
-    squares = [paddle.sum(p.grad.astype("float32") ** 2) for p in parameters if p.grad is not None]
-    return paddle.sqrt(paddle.sum(paddle.stack(squares)))
+    """Returns the L2 norm of all gradients together, a scalar on the device.
+
+    One copy and one sum instead of a few launches a parameter. The sum is the one of Paddle's own clipping: on a CPU,
+    that of `paddle.dot` and `paddle.linalg.norm` adds up one by one, and is 2.5 % off for 15 million values.
+    """
+    flat = paddle.concat([p.grad.astype("float32").flatten() for p in parameters if p.grad is not None])
+    return paddle.sqrt(_C_ops.squared_l2_norm(flat)).reshape([])
 
 
 def clip_norm_(parameters: Sequence[Tensor], limit: float, norm: Tensor) -> None:

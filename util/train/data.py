@@ -3,8 +3,9 @@
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from util.data.backends import Backend, load_backend
 from util.data.class_names import readable_names
 from util.data.dataset import ImageDataset
 from util.data.image_list import ImageList, take
@@ -77,7 +78,7 @@ def _shard_order(train: ImageList, window: int | None) -> ShardOrder | None:
     return ShardOrder(train.shards.shard, window)
 
 
-def _train_transform(augment: AugmentOptions, preprocessing: Preprocessing) -> TrainTransform:
+def _train_transform(augment: AugmentOptions, preprocessing: Preprocessing, backend: Backend) -> TrainTransform:
     return train_transform(
         input_size=preprocessing.input_size,
         aug=augment.aug,
@@ -100,6 +101,7 @@ def _train_transform(augment: AugmentOptions, preprocessing: Preprocessing) -> T
         rearea=augment.rearea,
         mean=preprocessing.mean,
         std=preprocessing.std,
+        image_backend=backend,
     )
 
 
@@ -138,11 +140,16 @@ class TrainingData:
         self.num_workers = loader.num_workers
         self._before_fork: Callable[[], None] = lambda: None
         self.train_set = ImageDataset(
-            splits.train, _train_transform(augment, preprocessing), seed=seed, substitute=True
+            splits.train,
+            _train_transform(augment, preprocessing, loader.image_backend),
+            seed=seed,
+            substitute=True,
+            decode=load_backend(loader.image_backend).decode,
         )
         self._train_loader = make_loader(self.train_set, self.sampler, loading=loader)
         self.val_set = eval_set(splits.val, preprocessing)
-        self.val_loader = eval_loader(splits.val, self.val_batches, preprocessing, loading=loader)
+        exact = replace(loader, image_backend="pil")  # so that eval.py, without options, finds the same accuracies
+        self.val_loader = eval_loader(splits.val, self.val_batches, preprocessing, loading=exact)
         self._mixing_ends = mix.mixup_off_epoch or None
         self._mixer, self._no_mixer = (
             Mixer(

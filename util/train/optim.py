@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 from paddle import Tensor, nn
-from paddle.optimizer import SGD, Adam, AdamW, Lamb, Momentum, Optimizer
+from paddle.optimizer import SGD, Adam, Lamb, Momentum, Optimizer
 from paddle.regularizer import L2Decay
 
 from util.errors import WeightsError
 from util.options import OptimOptions
 from util.train.lion import Lion
+from util.train.optim_adamw import adamw_class
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,12 @@ def _optimizer(options: OptimOptions, parameters: list[Tensor], decayed: set[str
         case "adam":
             return Adam(0.0, beta1, beta2, epsilon, parameters=parameters)
         case "adamw":
-            return AdamW(
-                0.0,
-                beta1,
-                beta2,
-                epsilon,
+            return adamw_class()(
+                learning_rate=0.0,
                 parameters=parameters,
+                beta1=beta1,
+                beta2=beta2,
+                epsilon=epsilon,
                 weight_decay=options.weight_decay,
                 apply_decay_param_fun=lambda name: name in decayed,
             )

@@ -93,3 +93,11 @@ def test_gradient_norm_is_over_all_parameters() -> None:
     a, b, c = (paddle.create_parameter([n], "float32") for n in (2, 1, 3))
     a.grad, b.grad = paddle.to_tensor([3.0, 0.0]), paddle.to_tensor([4.0])
     assert float(gradient_norm([a, b, c])) == pytest.approx(5.0)
+
+
+def test_the_norm_of_millions_of_values_is_right() -> None:
+    values = np.random.default_rng(0).standard_normal(15_000_000, np.float32)
+    parameter = paddle.create_parameter([values.size], "float32")
+    parameter.grad = paddle.to_tensor(values)
+    expected = np.linalg.norm(values.astype(np.float64))
+    assert gradient_norm([parameter]).item() == pytest.approx(expected, rel=1e-6)

@@ -4,7 +4,7 @@ import os
 import threading
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -31,7 +31,13 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def training_data(
-    data_dir: Path, augment: AugmentOptions, mix: MixOptions, *, smoothing: float = 0.0, num_workers: int = 0
+    data_dir: Path,
+    augment: AugmentOptions,
+    mix: MixOptions,
+    *,
+    smoothing: float = 0.0,
+    num_workers: int = 0,
+    image_backend: Literal["pil", "fast"] = "pil",
 ) -> TrainingData:
     splits = load_splits(
         DataOptions(data_dir=str(data_dir)), TrainDataOptions(), num_classes=None, names_file=None, seed=0
@@ -42,7 +48,7 @@ def training_data(
         augment=augment,
         mix=mix,
         smoothing=smoothing,
-        loader=LoaderOptions(num_workers=num_workers, shared_memory=False),
+        loader=LoaderOptions(num_workers=num_workers, shared_memory=False, image_backend=image_backend),
         batch_size=8,
         eval_batch_size=4,
         seed=0,
@@ -104,6 +110,16 @@ def test_augmentation_setting_changes_the_images(name: str, data_dir: Path) -> N
     after, _ = first_epoch(training_data(data_dir, replace(base, **{name: value}), MixOptions()))
     assert before.shape == after.shape == (16, 3, 16, 16)
     assert np.abs(before - after).max() > 0.01
+
+
+def test_image_backend_changes_training_images_a_little_and_validation_not_at_all(data_dir: Path) -> None:
+    options = AugmentOptions(color_jitter=0.0)
+    pil, fast = (training_data(data_dir, options, MixOptions(), image_backend=name) for name in ("pil", "fast"))
+    difference = np.abs(first_epoch(pil)[0] - first_epoch(fast)[0])
+    assert 0 < difference.max() < 0.5
+    assert difference.mean() < 5 * 2 / 255
+    for before, after in zip(pil.evaluation(nothing), fast.evaluation(nothing), strict=True):
+        np.testing.assert_array_equal(before[0].numpy(), after[0].numpy())
 
 
 @pytest.mark.parametrize("name", MIX)

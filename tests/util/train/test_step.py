@@ -1,12 +1,15 @@
 """One update: accumulation, clipping, the average, overflow, and that nothing waits for the device."""
 
 import contextlib
+import json
 from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import paddle
+import paddle.profiler
 import pytest
 from paddle import Tensor, nn
 
@@ -316,6 +319,8 @@ def test_a_step_reads_nothing_from_the_device(mode: Any, loss: dict[str, Any], m
     optim = OptimOptions(clip_grad=0.5, clip_mode=mode)
     step = make_step(model, optim, loss=LossOptions(**loss), ema=average_of(model, model_ema_warmup=True))
     inputs = pictures(2)
+    step.accumulate(*inputs, group_size=1, last=True)  # the first step makes tables, which are kept
+    step.update(0.1, 0)
 
     def read(*_: Any) -> None:
         raise AssertionError("a tensor was read")
@@ -328,3 +333,36 @@ def test_a_step_reads_nothing_from_the_device(mode: Any, loss: dict[str, Any], m
     for last in (False, True):
         step.accumulate(*inputs, group_size=2, last=last)
     step.update(0.1, 3)
+
+
+# Operators
+
+
+def operators(step: TrainStep, file: Path) -> int:
+    """Returns how many kernels a step of AdamW launches, those of views included."""
+    inputs = pictures(2)
+
+    def once() -> None:
+        step.accumulate(*inputs, group_size=1, last=True)
+        step.update(0.1, 0)
+
+    once()
+    profiler = paddle.profiler.Profiler(
+        targets=[paddle.profiler.ProfilerTarget.CPU], on_trace_ready=lambda p: p.export(str(file), format="json")
+    )
+    with profiler:
+        once()
+    return sum("kernel launch" in str(e.get("name")) for e in json.loads(file.read_text())["traceEvents"])
+
+
+@pytest.mark.parametrize(("rewritten", "most"), [(True, 1475), (False, 591)])
+def test_a_step_launches_no_more_operators(
+    rewritten: bool, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rewritten: with models/cpu.py, as on a CPU; without, a step is a GPU's but for fused attention."""
+    monkeypatch.setattr("models.cpu.applies", lambda x: rewritten)
+    step = make_step(cvt(), OptimOptions())
+    assert operators(step, tmp_path / "step.json") <= most
+    loss = step.loss
+    step.loss = lambda logits, targets: loss(logits * 2.0, targets)
+    assert operators(step, tmp_path / "more.json") > most, "one operator more is seen"

@@ -2,6 +2,9 @@
 
     python export_model.py --model cvt_13_224x224 --output DIR --resume CHECKPOINT
 
+    python export_model.py --resume CHECKPOINT --output DIR --format onnx
+    python export_model.py --resume CHECKPOINT --output DIR --int8 FOLDER_OF_PICTURES
+
 Each program is run on the spot and compared with the model. The output is logits.
 """
 
@@ -9,11 +12,16 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from util import options, runtime
 from util.errors import UsageError, run_script
 from util.settings import Settings, parse
 from util.weights.sources import list_if_asked
+
+if TYPE_CHECKING:
+    from util.deploy.bundle import Manifest
+    from util.restore import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arithmetic = runtime.start(settings.threads.cpu_threads)
 
     # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
-    import paddle
-
     import models
+    from models.deploy import deployed
     from util import distributed
-    from util.deploy.bundle import Manifest
+    from util.deploy.bundle import INT8, read_manifest
+    from util.deploy.calibration import read_calibration
     from util.deploy.export import export
+    from util.deploy.onnx_export import check_packages
     from util.log import start_logging
     from util.restore import chosen_weights, restore
 
@@ -55,14 +64,50 @@ def main(argv: Sequence[str] | None = None) -> None:
         names_file=settings.names.class_names,
         registry=models,
     )
-    channels, height, width = trained.preprocessing.input_size
+    _, height, width = trained.preprocessing.input_size
     open_size = settings.export.dynamic_size
     if open_size and trained.model.position_tables():
         raise UsageError(
             f"--dynamic_size: {trained.name} has a position for each patch of images of {height} x {width}; leave it "
             "out, and export once for each --input_size"
         )
-    manifest = Manifest(
+    folder = Path(settings.export.output)
+    chosen = settings.export
+    if chosen.format == "onnx" or chosen.int8 is not None:
+        check_packages(int8=chosen.int8 is not None)
+    calibration = None
+    if chosen.int8 is not None:
+        calibration = read_calibration(chosen.int8, trained.preprocessing.transform(), at_most=chosen.int8_images)
+    sizes = [(height, width), (height + 16, width + 48)] if open_size else [(height, width)]
+    differences = export(
+        trained.model,
+        manifest_of(trained, open_size=open_size),
+        folder,
+        threads=arithmetic.threads,
+        sizes=sizes,
+        form=deployed(trained.model) if chosen.fold else None,
+        onnx=chosen.format == "onnx",
+        calibration=calibration,
+    )
+    for program, difference in differences.items():
+        log.info(f"{folder / program}: largest difference from the model {difference:.2e}")
+    if calibration is not None:
+        figures = read_manifest(folder).int8
+        log.info(
+            f"{folder / INT8}: its best class is that of fp32 for {100 * figures['agreement']:.2f} % of "
+            f"{figures['held_out_images']} pictures that it was not calibrated with"
+        )
+    log.info(f"run it: python infer.py --model_dir {shlex.quote(str(folder))} --input_file IMAGE")
+
+
+def manifest_of(trained: "Trained", *, open_size: bool) -> "Manifest":
+    """Returns what `export.json` will say, before the files are written: no hashes, no int8."""
+    import paddle
+
+    from util.deploy.bundle import Manifest
+
+    channels, height, width = trained.preprocessing.input_size
+    return Manifest(
         model=trained.name,
         input_shape=(None, channels, None, None) if open_size else (None, channels, height, width),
         input_dtype="float32",
@@ -73,12 +118,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         numerics=trained.model.numerics(),
         versions={"paddle": paddle.__version__},
     )
-    folder = Path(settings.export.output)
-    sizes = [(height, width), (height + 16, width + 48)] if open_size else [(height, width)]
-    differences = export(trained.model, manifest, folder, threads=arithmetic.threads, sizes=sizes)
-    for program, difference in differences.items():
-        log.info(f"{folder / program}: largest difference from the model {difference:.2e}")
-    log.info(f"run it: python infer.py --model_dir {shlex.quote(str(folder))} --input_file IMAGE")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     model.json      program in Paddle 3's format          model.pdiparams   parameters of both programs
     model.pdmodel   program in Paddle 2's format          export.json       hashes, input, preprocessing, classes
+    model.onnx      with --format onnx                    model.int8.onnx   with --int8; both hold their own weights
 
 The manifest is checked before any native code reads a program: Paddle Inference answers with random numbers when the
 parameters are missing, and with other numbers when a bit of them is flipped.
@@ -9,6 +10,7 @@ parameters are missing, and with other numbers when a bit of them is flipped.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,11 @@ from util.files import kind_of
 MANIFEST = "export.json"
 PROGRAMS = ("model.json", "model.pdmodel")
 PARAMS = "model.pdiparams"
-VERSION = 2  # since 2, the manifest has a hash of its own
+ONNX = "model.onnx"
+INT8 = "model.int8.onnx"
+VERSION = 3  # since 2, the manifest has a hash of its own; since 3, programs may be folded
+READ_VERSIONS = (2, 3)
+HINTS = {ONNX: "export_model.py --format onnx", INT8: "export_model.py --int8 CALIBRATION_FOLDER"}
 OWN_HASH = "manifest_sha256"
 MAX_MANIFEST = 64 << 20  # bytes; those of the models here have some ten thousand
 
@@ -48,7 +54,9 @@ class Manifest:
     """What `export.json` says.
 
     input_shape has null for an open axis: (batch, channels, height, width). parameters are the structured names of the
-    tensors in `model.pdiparams`, in its order; null for what is not a weight. numerics: the model's.
+    tensors in `model.pdiparams`, in its order; null for what is not a weight; none at all if weights were folded, and
+    are no checkpoint's any more. numerics: the model's. int8: how `model.int8.onnx` was calibrated and how often its
+    best class is fp32's; empty without it.
     """
 
     model: str
@@ -61,6 +69,7 @@ class Manifest:
     versions: dict[str, str]
     numerics: dict[str, str | float] = field(default_factory=dict)
     parameters: tuple[str | None, ...] = ()
+    int8: dict[str, int | float] = field(default_factory=dict)
     output: str = "logits"
     version: int = VERSION
 
@@ -83,6 +92,8 @@ class Manifest:
             raise ValueError("sha256 is not a table of files")
         if not all(name is None or isinstance(name, str) for name in self.parameters):
             raise ValueError("parameters are not names")
+        if not isinstance(self.int8, dict):
+            raise ValueError("int8 is not a table of figures")
 
     def preprocessing(self) -> Preprocessing:
         """Returns the preprocessing that the model was exported with."""
@@ -119,8 +130,9 @@ def _read_fields(path: Path) -> dict[str, Any]:
     if own is None:
         raise WeightsError(f"{path}: damaged: expected an object of JSON")
     version = values.get("version")
-    if version != VERSION:
-        raise WeightsError(f"{path}: written in version {str(version)[:20]}; this code reads {VERSION}: export again")
+    if version not in READ_VERSIONS:
+        known = " and ".join(map(str, READ_VERSIONS))
+        raise WeightsError(f"{path}: written in version {str(version)[:20]}; this code reads {known}: export again")
     if values.pop(OWN_HASH, None) != own:
         raise WeightsError(f"{path}: damaged or edited: its content does not have its {OWN_HASH}; export again")
     return values
@@ -146,18 +158,53 @@ def read_manifest(folder: Path) -> Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified program with its parameters and manifest."""
+    """A verified program with its parameters and manifest; an ONNX program holds its own, and `params` is that file."""
 
     program: Path
     params: Path
     manifest: Manifest
 
 
-def open_bundle(model_dir: str | None, model_file: str | None, params_file: str | None) -> Bundle:
+def program_name(model_file: str | None) -> str | None:
+    """Returns the name of the program or parameters that --model_file is; None for a whole export: folder, manifest."""
+    if model_file is None or Path(model_file).name == MANIFEST or kind_of(Path(model_file)) == "folder":
+        return None
+    return Path(model_file).name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What an export holds: the names of its files, and whether its programs are folded for deployment."""
+
+    names: frozenset[str] = frozenset({*PROGRAMS, ONNX, INT8})
+    is_folded: bool = True
+
+
+def look_into(model_dir: str | None, model_file: str | None) -> Contents:
+    """Returns what the export holds that --model_dir or --model_file names, before anything but its manifest is read.
+
+    What `open_bundle` will refuse counts as an export with everything.
+    """
+    if (model_dir is None) == (model_file is None):
+        return Contents()
+    folder = Path(str(model_dir if model_file is None else model_file))
+    if model_file is not None and kind_of(folder) != "folder":
+        folder = folder.parent
+    if kind_of(folder) != "folder" or kind_of(folder / MANIFEST) == "nothing":
+        return Contents()
+    manifest = read_manifest(folder)
+    present = frozenset(name for name in (*PROGRAMS, ONNX, INT8) if kind_of(folder / name) != "nothing")
+    return Contents(names=present, is_folded=not manifest.parameters)
+
+
+def open_bundle(
+    model_dir: str | None, model_file: str | None, params_file: str | None, *, programs: Sequence[str] = PROGRAMS
+) -> Bundle:
     """Finds and verifies an exported model.
 
-    model_dir: the export folder; or model_file, a program in it, and optionally params_file. In a folder, the `.json`
-    program is taken. A hash that differs from the manifest's, or what is no regular file, is a WeightsError.
+    model_dir: the export folder; or model_file, a program in it, and optionally params_file. programs: names of which
+    the first that a folder has is taken. A hash that differs from the manifest's, or what is no regular file, is a
+    WeightsError; a folder without any of the programs a MissingInputError.
     """
     if (model_dir is None) == (model_file is None):
         raise UsageError("give the exported model with either --model_dir FOLDER or --model_file PROGRAM")
@@ -173,14 +220,18 @@ def open_bundle(model_dir: str | None, model_file: str | None, params_file: str 
             raise MissingInputError(f"{folder}: {reason}")
         if params_file is not None:
             raise UsageError("--params_file goes with --model_file, not with --model_dir")
-        program = next((folder / p for p in PROGRAMS if kind_of(folder / p) != "nothing"), folder / PROGRAMS[0])
+        program = next((folder / p for p in programs if kind_of(folder / p) != "nothing"), folder / programs[0])
     else:
         program = Path(str(model_file))
         if program.suffix == ".pdiparams":
-            programs = (program.with_suffix(suffix) for suffix in (".json", ".pdmodel"))
-            program = next((path for path in programs if kind_of(path) != "nothing"), program)
-    params = Path(params_file) if params_file is not None else program.with_suffix(".pdiparams")
+            beside = (program.with_name(name) for name in programs)
+            program = next((path for path in beside if kind_of(path) != "nothing"), program)
+    if program.suffix == ".onnx" and params_file is not None:
+        raise UsageError(f"{program.name} holds its own parameters; leave out --params_file")
+    params = Path(params_file) if params_file is not None else _params_of(program)
     manifest = read_manifest(program.parent)
+    if program.name in HINTS and kind_of(program) == "nothing":
+        raise MissingInputError(f"{program}: no such file; export it with {HINTS[program.name]}")
     for path in (program, params):
         expected = manifest.sha256.get(path.name)
         if file_sha256(path) != expected:
@@ -190,6 +241,10 @@ def open_bundle(model_dir: str | None, model_file: str | None, params_file: str 
                 f"{path} {reason}: its sha256 is not what {program.parent / MANIFEST} says; export again"
             )
     return Bundle(program, params, manifest)
+
+
+def _params_of(program: Path) -> Path:
+    return program if program.suffix == ".onnx" else program.with_suffix(".pdiparams")
 
 
 def check_input_size(manifest: Manifest, preprocessing: Preprocessing) -> None:

@@ -1,4 +1,4 @@
-"""Writing an exported model: both static formats, checked against the model on the spot."""
+"""Writing an exported model: both static formats and ONNX, checked against the model on the spot."""
 
 import contextlib
 import os
@@ -13,8 +13,10 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from util.deploy.bundle import MANIFEST, PARAMS, PROGRAMS, Bundle, Manifest, file_sha256
-from util.deploy.engines import paddle_engine
+from util.deploy.bundle import INT8, MANIFEST, ONNX, PARAMS, PROGRAMS, Bundle, Manifest, file_sha256
+from util.deploy.calibration import Calibration
+from util.deploy.engines import onnxruntime_engine, paddle_engine
+from util.deploy.onnx_export import check_packages, write_int8, write_onnx
 from util.errors import MismatchError, NonFiniteLossError, OutputError, SaveError, WeightsError
 from util.weights.exported import read_parameters
 
@@ -66,43 +68,82 @@ def _check_finite(model: nn.Layer) -> None:
 
 
 def export(
-    model: nn.Layer, manifest: Manifest, folder: Path, *, threads: int, sizes: list[tuple[int, int]]
+    model: nn.Layer,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    threads: int,
+    sizes: list[tuple[int, int]],
+    form: nn.Layer | None = None,
+    onnx: bool = False,
+    calibration: Calibration | None = None,
 ) -> dict[str, float]:
     """Writes the bundle to `folder` and returns each program's largest difference from the model's logits.
 
-    manifest: everything but the hashes. sizes: heights and widths to compare at. The programs are run by Paddle
-    Inference on random images at batch 1 and 3; a difference above 1e-5 of the largest logit is a MismatchError, NaN or
-    infinity in weights or logits a NonFiniteLossError. Then nothing in `folder` changes, and a new one is not left.
+    manifest: everything but hashes and int8. sizes: heights and widths to compare at. form: what is written in place of
+    the model, with the same forward and other weights. onnx: also write `model.onnx`; calibration: and
+    `model.int8.onnx`, which is not compared with the model, but its best classes with those of fp32. What was there
+    of an ONNX form that is not written is removed.
+
+    The programs are run by Paddle Inference and ONNX Runtime on random images at batch 1 and 3; a difference above 1e-5
+    of the largest logit is a MismatchError, NaN or infinity in weights or logits a NonFiniteLossError. Then nothing in
+    `folder` changes, and a new one is not left.
     """
     _check_finite(model)
+    onnx = onnx or calibration is not None
+    if onnx:
+        check_packages(int8=calibration is not None)
     with _folder_beside(folder) as beside:
         try:
-            _write(model, manifest, beside)
+            _write(model if form is None else form, beside, manifest.input_shape, onnx=onnx)
+            if form is None:
+                manifest = replace(manifest, parameters=_parameter_names(model, beside / PARAMS))
         except OSError as error:
             raise SaveError(f"{folder}: not written: {error.strerror or error}") from None
         try:
             differences = {
-                program: _difference(model, Bundle(beside / program, beside / PARAMS, manifest), threads, sizes)
-                for program in PROGRAMS
+                program.name: _difference(model, Bundle(program, params, manifest), threads, sizes)
+                for program, params in _programs(beside, onnx=onnx)
             }
         except WeightsError as error:  # Paddle does not notice a full disk while it writes
             raise SaveError(f"{folder}: what was written cannot be read back (is the disk full?): {error}") from None
         try:
-            for name in (*PROGRAMS, PARAMS, MANIFEST):
-                os.replace(beside / name, folder / name)
+            if calibration is not None:
+                manifest = replace(manifest, int8=write_int8(beside, manifest, calibration, threads=threads))
+            names = [name for name in (*PROGRAMS, PARAMS, ONNX, INT8) if (beside / name).exists()]
+            replace(manifest, sha256={name: file_sha256(beside / name) for name in names}).write(beside)
         except OSError as error:
-            raise SaveError(f"{folder / name}: not written: {error.strerror}") from None
+            raise SaveError(f"{folder}: not written: {error.strerror or error}") from None
+        _move(beside, folder, [*names, MANIFEST])
     return differences
 
 
-def _write(model: nn.Layer, manifest: Manifest, folder: Path) -> None:
-    _save_program(model, folder / "model", manifest.input_shape, old_format=False)
+def _move(beside: Path, folder: Path, names: list[str]) -> None:
+    """Puts the files in their places, the manifest last, and removes ONNX forms of an export before."""
+    name = names[0]
+    try:
+        for name in names:
+            os.replace(beside / name, folder / name)
+        for name in {ONNX, INT8} - set(names):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise SaveError(f"{folder / name}: not written: {error.strerror}") from None
+
+
+def _programs(folder: Path, *, onnx: bool) -> list[tuple[Path, Path]]:
+    """Returns each program in float32 with the file of its parameters."""
+    found = [(folder / program, folder / PARAMS) for program in PROGRAMS]
+    return [*found, (folder / ONNX, folder / ONNX)] if onnx else found
+
+
+def _write(layer: nn.Layer, folder: Path, shape: tuple[int | None, ...], *, onnx: bool) -> None:
+    _save_program(layer, folder / "model", shape, old_format=False)
     params = file_sha256(folder / PARAMS)
-    _save_program(model, folder / "model", manifest.input_shape, old_format=True)
+    _save_program(layer, folder / "model", shape, old_format=True)
     if file_sha256(folder / PARAMS) != params:
         raise MismatchError("the two formats wrote different parameters; please report this with your Paddle version")
-    hashes = {name: file_sha256(folder / name) for name in (*PROGRAMS, PARAMS)}
-    replace(manifest, sha256=hashes, parameters=_parameter_names(model, folder / PARAMS)).write(folder)
+    if onnx:
+        write_onnx(folder)
 
 
 def _parameter_names(model: nn.Layer, params: Path) -> tuple[str | None, ...]:
@@ -123,7 +164,10 @@ def _parameter_names(model: nn.Layer, params: Path) -> tuple[str | None, ...]:
 
 @paddle.no_grad()
 def _difference(model: nn.Layer, bundle: Bundle, threads: int, sizes: list[tuple[int, int]]) -> float:
-    forward = paddle_engine(bundle, device="cpu", threads=threads, onednn=True)
+    if bundle.program.name == ONNX:
+        forward = onnxruntime_engine(bundle, threads=threads)
+    else:
+        forward = paddle_engine(bundle, device="cpu", threads=threads, onednn=True)
     rng = np.random.default_rng(0)
     channels = bundle.manifest.preprocessing().input_size[0]
     largest = 0.0

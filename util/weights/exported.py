@@ -21,8 +21,14 @@ _FLOAT32 = 5  # of Paddle's VarType, the only type that exports of this project 
 def read_parameters(path: Path, names: tuple[str | None, ...]) -> dict[str, np.ndarray]:
     """Returns the tensors of a `.pdiparams` file by name; those whose name is None are left out.
 
-    names: of all tensors of the file, in its order. Damage, or a file that memory does not hold, is a WeightsError.
+    names: of all tensors of the file, in its order. None at all, because they were folded into others, damage, or a
+    file that memory does not hold, is a WeightsError.
     """
+    if not names:
+        raise WeightsError(
+            f"{path}: its weights were folded for deployment (BatchNorm into convolutions, for example) and cannot be "
+            "read back; name the checkpoint, or export with --no_fold"
+        )
     try:
         data = memoryview(path.read_bytes())
     except MemoryError:

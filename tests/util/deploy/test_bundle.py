@@ -12,8 +12,10 @@ import pytest
 
 from util.data.preprocessing import resolve_preprocessing
 from util.deploy.bundle import (
+    INT8,
     MANIFEST,
     MAX_MANIFEST,
+    ONNX,
     OWN_HASH,
     PARAMS,
     PROGRAMS,
@@ -23,7 +25,7 @@ from util.deploy.bundle import (
     open_bundle,
     read_manifest,
 )
-from util.errors import MismatchError, MissingInputError, WeightsError
+from util.errors import MismatchError, MissingInputError, UsageError, WeightsError
 from util.options import PreprocessOptions
 
 GREY = Manifest(
@@ -127,8 +129,31 @@ def test_the_layout_of_a_manifest_is_free(bundle: Path) -> None:
 
 def test_a_manifest_of_before_the_hash_asks_for_another_export(bundle: Path) -> None:
     edit(bundle, lambda m: (m.pop(OWN_HASH), m.update(version=1)))
-    with pytest.raises(WeightsError, match=r"export\.json: written in version 1; this code reads 2: export again"):
+    with pytest.raises(
+        WeightsError, match=r"export\.json: written in version 1; this code reads 2 and 3: export again"
+    ):
         read_manifest(bundle)
+
+
+def test_a_manifest_of_before_folding_is_read(bundle: Path) -> None:
+    expected = read_manifest(bundle)
+    before = replace(expected, version=2)
+    before.write(bundle)
+    assert read_manifest(bundle) == before
+
+
+def test_programs_that_an_export_has_not_are_named_with_what_writes_them(bundle: Path) -> None:
+    for name, hint in ((ONNX, "--format onnx"), (INT8, "--int8 CALIBRATION_FOLDER")):
+        with pytest.raises(MissingInputError, match=rf"{name}: no such file; export it with .*{hint}"):
+            open_bundle(str(bundle), None, None, programs=(name,))
+    (bundle / ONNX).write_bytes(b"onnx")
+    with pytest.raises(UsageError, match=r"model\.onnx holds its own parameters; leave out --params_file"):
+        open_bundle(None, str(bundle / ONNX), str(bundle / PARAMS))
+    manifest = read_manifest(bundle)
+    replace(manifest, sha256=manifest.sha256 | {ONNX: file_sha256(bundle / ONNX)}).write(bundle)
+    found = open_bundle(str(bundle), None, None, programs=(ONNX,))
+    assert found.program == found.params == bundle / ONNX
+    assert open_bundle(str(bundle), None, None, programs=("model.pdmodel",)).program.name == "model.pdmodel"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from paddle import nn
 
 from models import convit, create_model, cvt, list_models, model_info, vit
+from models.deploy import deployed
 from util.data.preprocessing import resolve_preprocessing
 from util.deploy.bundle import MANIFEST, PARAMS, Manifest, read_manifest
 from util.deploy.export import export
@@ -66,6 +67,27 @@ def test_every_model_exports_and_infers_equal_to_the_model(name: str, tmp_path: 
     assert tensors.keys() == own.keys()
     for key, value in own.items():
         np.testing.assert_array_equal(tensors[key], value)
+
+
+def test_folded_weights_are_no_checkpoints_and_say_so(tmp_path: Path) -> None:
+    model = thin("cvt_13_224x224")
+    scramble(model)
+    manifest = describe("cvt_13_224x224", model)
+    differences = export(model, manifest, tmp_path, threads=1, sizes=[(64, 64)], form=deployed(model))
+    assert max(differences.values()) > 0  # other operations, equal within 1e-5
+    assert read_manifest(tmp_path).parameters == ()
+    with pytest.raises(WeightsError, match=r"folded for deployment .*; name the checkpoint, or export with --no_fold"):
+        read_weights(tmp_path)
+
+
+def test_a_form_that_is_not_the_model_is_refused(tmp_path: Path) -> None:
+    model, other = thin("vit_s_16_224"), thin("vit_s_16_224")
+    scramble(model)
+    with pytest.raises(MismatchError, match=r"model\.json differs from the model"):
+        export(
+            model, describe("vit_s_16_224", model), tmp_path, threads=1, sizes=[(64, 64)], form=deployed(other.eval())
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_numerics_are_in_the_programs_and_come_back(tmp_path: Path) -> None:

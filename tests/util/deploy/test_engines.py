@@ -1,0 +1,259 @@
+"""Every engine gives the model's logits, `auto` takes the fastest that there is, and what cannot be is refused."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from models import create_model
+from models.deploy import deployed
+from util.data.images import decode_image
+from util.data.preprocessing import resolve_preprocessing
+from util.deploy import engines
+from util.deploy.bundle import INT8, ONNX, PROGRAMS, Contents, Manifest, look_into, open_bundle, read_manifest
+from util.deploy.calibration import Calibration
+from util.deploy.engines import (
+    Engine,
+    choose_engine,
+    openvino_engine,
+    paddle_openvino_engine,
+    start_engine,
+)
+from util.deploy.export import export
+from util.errors import UsageError, WeightsError
+from util.options import PreprocessOptions
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def images(number: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((number, 3, 32, 32), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Layer:
+    paddle.seed(0)
+    model = create_model("cvt_nano_32x32", num_classes=4)
+    rng = np.random.default_rng(0)
+    model.head.weight.set_value(rng.standard_normal((64, 4)).astype(np.float32))  # classes that are told apart
+    model.eval()
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(model: nn.Layer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export with everything in it."""
+    info = {"input_size": (3, 32, 32), "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bicubic",
+            "mean": (0.5,) * 3, "std": (0.5,) * 3}  # fmt: skip
+    manifest = Manifest(
+        model="cvt_nano_32x32", input_shape=(None, 3, 32, 32), input_dtype="float32", num_classes=4,
+        class_names=tuple("abcd"), preprocess=resolve_preprocessing(PreprocessOptions(), info).to_plain(), sha256={},
+        versions={},
+    )  # fmt: skip
+    target = tmp_path_factory.mktemp("export")
+    calibration = Calibration(images=images(24, 1), held_out=images(24, 2))
+    differences = export(
+        model, manifest, target, threads=1, sizes=[(32, 32)], form=deployed(model), calibration=calibration
+    )
+    assert set(differences) == {*PROGRAMS, ONNX}
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "program", "batch"),
+    [("paddle", "model.json", 1), ("paddle", "model.pdmodel", 3), ("paddle-openvino", "model.pdmodel", 3),
+     ("openvino", "model.pdmodel", 3), ("openvino", ONNX, 2), ("onnxruntime", ONNX, 3)],
+)  # fmt: skip
+def test_an_engine_gives_the_models_logits_at_any_batch(
+    name: str, program: str, batch: int, model: nn.Layer, folder: Path
+) -> None:
+    engine = Engine(name=name, precision="fp32", programs=(program,))  # type: ignore[arg-type]
+    forward = start_engine(
+        engine, open_bundle(str(folder), None, None, programs=(program,)), device="cpu", threads=1, onednn=True
+    )
+    for number in (batch, 1):
+        given = images(number, seed=number)
+        expected = model(paddle.to_tensor(given)).numpy()
+        np.testing.assert_allclose(forward(given), expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+def test_int8_gives_nearly_the_models_logits_and_the_agreement_is_noted(model: nn.Layer, folder: Path) -> None:
+    engine = choose_engine("auto", "int8", device="cpu", program=None, onednn=True)
+    bundle = open_bundle(str(folder), None, None, programs=engine.programs)
+    assert bundle.program.name == INT8
+    given = images(24, seed=2)
+    found = start_engine(engine, bundle, device="cpu", threads=1, onednn=True)(given)
+    expected = model(paddle.to_tensor(given)).numpy()
+    error = np.abs(found - expected).mean() / expected.std()
+    assert 1e-4 < error < 0.1  # quantised, and still the model; with attention in int8, too, it would be 0.7
+    noted = read_manifest(folder).int8
+    assert (noted["calibration_images"], noted["held_out_images"]) == (24, 24)
+    assert noted["agreement"] == pytest.approx((found.argmax(1) == expected.argmax(1)).mean())
+    assert noted["agreement"] > 0.9
+
+
+def test_all_engines_agree_with_the_model_on_photographs(model: nn.Layer, folder: Path) -> None:
+    transform = read_manifest(folder).preprocessing().transform()
+    whole = [decode_image(str(ROOT / "demo" / name)) for name in ("chelsea.jpg", "coffee.jpg")]
+    parts = [
+        image.crop((image.width * x // 4, image.height * y // 4, image.width * (x + side) // 4,
+                    image.height * (y + side) // 4))
+        for image in whole for x, y, side in ((0, 0, 4), (0, 0, 2), (2, 0, 2), (0, 2, 2), (2, 2, 2))
+    ]  # fmt: skip
+    given = np.stack([transform(part) for part in parts])
+    expected = model(paddle.to_tensor(given)).numpy()
+    assert len(set(expected.argmax(1))) > 1  # an engine that always names one class would be found out
+    for name, program in (
+        ("paddle", "model.json"), ("paddle", "model.pdmodel"), ("paddle-openvino", "model.pdmodel"),
+        ("openvino", "model.pdmodel"), ("openvino", ONNX), ("onnxruntime", ONNX),
+    ):  # fmt: skip
+        engine = Engine(name=name, precision="fp32", programs=(program,))  # type: ignore[arg-type]
+        bundle = open_bundle(str(folder), None, None, programs=(program,))
+        found = start_engine(engine, bundle, device="cpu", threads=1, onednn=True)(given)
+        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max(), (name, program)
+        assert (found.argmax(1) == expected.argmax(1)).all(), (name, program)
+
+
+def test_paddles_openvino_leaves_nothing_in_the_working_directory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_bundle(str(folder), None, None, programs=("model.pdmodel",))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    paddle_openvino_engine(bundle, threads=1, precision="fp32")(images(2))
+    assert list(tmp_path.iterdir()) == []  # neither its cache nor ours
+
+
+def chosen(**options: object) -> str:
+    given = {"name": "auto", "precision": "fp32", "device": "cpu", "program": None, "onednn": True} | options
+    return choose_engine(**given).name  # type: ignore[arg-type]
+
+
+def test_auto_takes_the_fastest_that_is_installed_and_runs_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [chosen(), chosen(program="model.json"), chosen(onednn=False), chosen(device="gpu:0")] == [
+        "openvino", "paddle", "paddle", "paddle",
+    ]  # fmt: skip
+    assert [chosen(program=ONNX), chosen(precision="int8")] == ["openvino", "onnxruntime"]
+    monkeypatch.setattr(engines, "is_installed", lambda package: package != "openvino")
+    assert [chosen(), chosen(program=ONNX), chosen(precision="int8")] == [
+        "paddle-openvino", "onnxruntime", "onnxruntime",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("installed", "names", "folded", "expected"),
+    [
+        ("openvino onnxruntime paddle", (*PROGRAMS, ONNX), True, ("openvino", "model.pdmodel")),
+        ("openvino onnxruntime paddle", (*PROGRAMS, ONNX), False, ("openvino", ONNX)),
+        ("openvino onnxruntime paddle", (ONNX,), True, ("openvino", ONNX)),
+        ("openvino onnxruntime paddle", PROGRAMS, False, ("paddle", "model.json")),
+        ("openvino onnxruntime paddle", ("model.json",), True, ("paddle", "model.json")),
+        ("onnxruntime paddle", (*PROGRAMS, ONNX), True, ("paddle-openvino", "model.pdmodel")),
+        ("onnxruntime paddle", (*PROGRAMS, ONNX), False, ("onnxruntime", ONNX)),
+        ("onnxruntime", (*PROGRAMS, ONNX), True, ("onnxruntime", ONNX)),
+        ("openvino", (*PROGRAMS,), True, ("openvino", "model.pdmodel")),
+        ("paddle", (ONNX, "model.json"), True, ("paddle", "model.json")),
+    ],
+)
+def test_auto_takes_what_is_there(
+    installed: str, names: tuple[str, ...], folded: bool, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "is_installed", lambda package: package in installed.split())
+    engine = choose_engine(
+        "auto", "fp32", device="cpu", program=None, onednn=True,
+        contents=Contents(names=frozenset(names), is_folded=folded),
+    )  # fmt: skip
+    assert (engine.name, next(p for p in engine.programs if p in names)) == expected
+
+
+def test_the_contents_of_an_export(folder: Path, tmp_path: Path) -> None:
+    assert look_into(str(folder), None) == Contents() == look_into(None, str(folder / ONNX))
+    for name in (ONNX, "export.json"):
+        shutil.copy(folder / name, tmp_path)
+    assert look_into(str(tmp_path), None) == Contents(names=frozenset({ONNX}))
+    assert look_into(None, None) == look_into(str(tmp_path / "none"), None) == Contents()
+
+
+@pytest.mark.parametrize("name", ["convit_tiny", "vit_ti_16_224"])
+@pytest.mark.parametrize("act", ["gelu", "gelu_tanh"])
+def test_openvino_reads_the_programs_of_the_other_families(name: str, act: str, folder: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"local_up_to_layer": 1} if name == "convit_tiny" else {}
+    paddle.seed(0)
+    model = create_model(name, img_size=32, embed_dim=16, num_heads=4, depth=2, num_classes=4, **options)
+    model.set_numerics(act=act, norm_eps=1e-6)
+    model.eval()
+    manifest = replace(read_manifest(folder), sha256={}, int8={})
+    export(model, manifest, tmp_path, threads=1, sizes=[(32, 32)], form=deployed(model))
+    bundle = open_bundle(str(tmp_path), None, None, programs=("model.pdmodel",))
+    given = 4 * images(3)
+    expected = model(paddle.to_tensor(given)).numpy()
+    for engine in (openvino_engine, paddle_openvino_engine):
+        found = engine(bundle, threads=1, precision="fp32")(given)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [("paddle", "model.json"), ("openvino", "model.pdmodel"), ("onnxruntime", ONNX)],
+)
+def test_images_that_do_not_fit_the_program_are_one_line(name: str, program: str, folder: Path) -> None:
+    """As when the manifest leaves a size open that the program does not."""
+    engine = Engine(name=name, precision="fp32", programs=(program,))  # type: ignore[arg-type]
+    bundle = open_bundle(str(folder), None, None, programs=(program,))
+    forward = start_engine(engine, bundle, device="cpu", threads=1, onednn=True)
+    with pytest.raises(WeightsError, match=rf"{program}: .* fails on images \(1, 1, 32, 32\): ") as caught:
+        forward(images(1)[:, :1])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"onednn": False, "program": ONNX}, "--no_onednn is for Paddle Inference, which runs no .onnx"),
+        ({"name": "paddle", "precision": "int8"}, "--engine paddle computes in fp32; leave the engine out for int8"),
+        ({"name": "onnxruntime", "precision": "bf16"}, "for bf16 choose --engine openvino"),
+        ({"name": "openvino", "precision": "int8"}, "for int8 choose --engine onnxruntime"),
+        ({"name": "openvino", "device": "gpu"}, "--engine openvino runs on the CPU; got --device gpu"),
+        (
+            {"name": "openvino", "program": "model.json"},
+            r"runs .onnx, .pdiparams, .pdmodel; got --model_file model.json",
+        ),
+        ({"name": "onnxruntime", "program": "model.pdmodel"}, "runs .onnx; got --model_file model.pdmodel"),
+        ({"program": ONNX, "precision": "int8"}, "int8 runs model.int8.onnx; got --model_file model.onnx"),
+        ({"program": INT8}, "model.int8.onnx computes in int8: add --precision int8"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        chosen(**options)
+
+
+def test_what_is_not_installed_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "is_installed", lambda package: False)
+    for options in ({"name": "onnxruntime"}, {"name": "openvino", "program": ONNX}, {"precision": "int8"}):
+        with pytest.raises(UsageError, match=r"pip install -r requirements-deploy\.txt"):
+            chosen(**options)
+
+
+def test_bf16_is_refused_where_it_would_be_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: False)
+    with pytest.raises(UsageError, match="this processor has neither AVX512_BF16 nor AMX"):
+        chosen(precision="bf16")
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: True)
+    assert chosen(precision="bf16") == "openvino"
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_program_that_cannot_be_loaded_is_bad_data(name: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / ONNX).write_bytes(b"no program")
+    bundle = engines.Bundle(tmp_path / ONNX, tmp_path / ONNX, read_manifest(folder))
+    with pytest.raises(WeightsError, match=r"model\.onnx: .* cannot load it"):
+        start_engine(
+            Engine(name=name, precision="fp32", programs=(ONNX,)),  # type: ignore[arg-type]
+            bundle, device="cpu", threads=1, onednn=True,
+        )  # fmt: skip

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from util import options, runtime
 from util.data.images import ImageError
 from util.errors import UsageError, run_script
-from util.prediction import collect_inputs, predict_files, refuse_unreadable, write_predictions
+from util.inputs import collect_inputs
+from util.prediction import predict_files, refuse_unreadable, write_predictions
 from util.settings import Settings, parse
 from util.weights.sources import list_if_asked
 

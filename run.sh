@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Starts train.py or eval.py in one or several processes.
+# Starts train.py, eval.py or infer.py in one or several processes.
 #
 #   bash run.sh -g 8 -t train --cfg configs/train/cvt/cvt_13_224x224.yaml --data_dir DATA
 #   bash run.sh -g 1 -t test --data_dir DATA --resume CHECKPOINT
+#   bash run.sh -g 4 -t infer --model_dir DIR --input_file FOLDER --output results.jsonl
 #
 #   -g, --gpus N          processes: N GPUs where Paddle sees a GPU, else N CPU processes joined by gloo (default 1)
-#   -t, --job-type TYPE   train or test (default train)
+#   -t, --job-type TYPE   train, test or infer (default train)
 #   -p, --port PORT       port of the first process (default 9000)
 #   -i, --install-deps    first install requirements.txt
 #   --nodes N --rank R --master HOST
@@ -18,6 +19,9 @@
 # SIGTERM, SIGHUP and Ctrl-C let the script save; then this exits with 143 or 130. Ctrl-C again ends everything at once.
 # Any other exit code is the first failing process's own. A later start continues from the newest checkpoint: --restart
 # counts until the earlier run is moved aside, --resume FILE until there is a checkpoint beyond FILE.
+#
+# Processes of -t infer share the images: each writes a part beside --output, which the first joins at the end. After a
+# stop, the same command with --continue goes on. They need one machine.
 #
 # Paddle's launcher writes every environment variable into its log folder, so this passes on only those that training
 # needs, and keeps that folder private. It is removed after a success. WANDB_API_KEY is not passed on: use `wandb login`.
@@ -56,8 +60,11 @@ done
 case "$job" in
   train) script=train.py ;;
   test) script=eval.py ;;
-  *) fail "unknown job type $job: -t takes train or test" ;;
+  infer) script=infer.py ;;
+  *) fail "unknown job type $job: -t takes train, test or infer" ;;
 esac
+
+if [ "$job" = infer ] && [ "$nodes" != 1 ]; then fail "-t infer runs on one machine: give each machine its own images"; fi
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python}

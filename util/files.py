@@ -1,7 +1,10 @@
 """Files that a user names: text to read, and new ones to write."""
 
+import codecs
+import contextlib
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -23,22 +26,39 @@ def kind_of(path: Path) -> Literal["file", "folder", "other", "nothing"]:
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
-def read_text(path: Path) -> str:
-    """Returns a UTF-8 file's text, without a BOM.
-
-    A missing or unreadable file is a MissingInputError; anything but a regular file (a FIFO would block for ever) or
-    UTF-8 is a DataError.
-    """
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
         if kind_of(path) in ("folder", "other"):
             raise DataError(f"{path}: is not a regular file")
-        return path.read_text(encoding="utf-8-sig")
+        yield
     except FileNotFoundError:
         raise MissingInputError(f"{path}: no such file") from None
     except OSError as error:
         raise MissingInputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
+
+
+def read_text(path: Path) -> str:
+    """Returns a UTF-8 file's text, without a BOM.
+
+    A missing or unreadable file is a MissingInputError; anything but a regular file (a FIFO would block for ever) or
+    UTF-8 is a DataError.
+    """
+    with _reading(path):
+        return path.read_text(encoding="utf-8-sig")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yields the lines of a file of paths, without a BOM; only \\n and \\r\\n end them, since names may hold the rest.
+
+    What is not UTF-8 becomes what `os.fsdecode` makes of it. The errors are those of `read_text`.
+    """
+    with _reading(path), open(path, "rb") as file:
+        for number, line in enumerate(file):
+            content = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
+            yield content.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape")
 
 
 def as_field(text: str) -> str:

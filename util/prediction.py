@@ -1,24 +1,23 @@
 """From image files to top-k classes: the part that predict and infer share. Imports no paddle."""
 
 import contextlib
-import csv
-import glob
-import json
 import os
+import queue
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
-from tqdm import tqdm
 
-from util.data.find_images import find_images
 from util.data.images import ImageError, decode_image
 from util.data.transforms import EvalTransform
-from util.errors import DataError, MissingInputError, NonFiniteLossError, OutputError, SaveError, UsageError
-from util.files import read_text
+from util.errors import DataError, MismatchError, NonFiniteLossError, OutputError, SaveError, UsageError
+from util.results import SUFFIXES, header_bytes, is_csv, row_bytes
 
 TOP_K = 5
 
@@ -32,35 +31,6 @@ class Prediction(TypedDict):
     label_names: list[str]
 
 
-def collect_inputs(names: Sequence[str]) -> list[str]:
-    """Returns the image files that the names stand for: files, folders (recursive), globs, `@list.txt`.
-
-    What a folder or a glob stands for is sorted. Nothing found is a MissingInputError.
-    """
-    files: list[str] = []
-    for name in names:
-        if name.startswith("@"):
-            lines = read_text(Path(name[1:])).splitlines()
-            files += [line.strip() for line in lines if line.strip()]
-        elif os.path.isdir(name):
-            found = find_images(name)
-            if not found:
-                raise MissingInputError(f"{name}: no images in this folder")
-            files += [os.path.join(name, file) for file in found]
-        elif os.path.lexists(name):
-            files.append(name)
-        elif glob.has_magic(name):
-            matches = sorted(glob.glob(name, recursive=True))
-            if not matches:
-                raise MissingInputError(f"{name}: nothing matches")
-            files += matches
-        else:
-            raise MissingInputError(f"{name}: no such file or folder")
-    if not files:
-        raise UsageError("no images: name files, folders, globs, or @list.txt")
-    return files
-
-
 def softmax(logits: np.ndarray) -> np.ndarray:
     """(B, K) logits -> (B, K) probabilities, in float64."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
@@ -69,6 +39,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def top_k(logits: np.ndarray, files: Sequence[str], class_names: Sequence[str]) -> list[Prediction]:
     """Returns each image's best min(5, K) classes from logits (B, K); equal scores in the order of the classes."""
+    if logits.shape[1] != len(class_names):
+        raise MismatchError(f"the model has {logits.shape[1]} classes, but {len(class_names)} are named")
     if not np.isfinite(logits).all():
         raise NonFiniteLossError(f"the model gives NaN or infinite logits for {files[0]} or its batch")
     scores = softmax(logits)
@@ -84,6 +56,134 @@ def top_k(logits: np.ndarray, files: Sequence[str], class_names: Sequence[str]) 
     ]
 
 
+def load_images(
+    files: Sequence[str],
+    places: range,
+    *,
+    transform: EvalTransform,
+    num_workers: int,
+    ahead: int,
+    gives_way: bool = True,
+) -> Generator[tuple[str, np.ndarray | ImageError], None, None]:
+    """Yields each file's name and image, float32 (C, H, W), or why there is none, in the order of `places`.
+
+    num_workers: threads; reading, decoding and resizing let each other work. 0 loads when the image is asked for.
+    ahead: images that are loaded before they are asked for, at most. gives_way: whether the threads yield to those that
+    compute meanwhile.
+    """
+
+    def load(place: int) -> tuple[str, np.ndarray | ImageError]:
+        file = files[place]
+        try:
+            return file, transform(decode_image(file))
+        except ImageError as error:
+            return file, error
+
+    if num_workers == 0 or len(places) == 1:
+        yield from map(load, places)
+        return
+    from concurrent.futures import Future  # one picture alone answers without them
+
+    tasks: queue.SimpleQueue[tuple[Future[tuple[str, np.ndarray | ImageError]], int] | None] = queue.SimpleQueue()
+    waiting: deque[Future[tuple[str, np.ndarray | ImageError]]] = deque()
+
+    def work() -> None:
+        if gives_way:
+            _give_way()
+        while (task := tasks.get()) is not None:
+            future, place = task
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(load(place))
+                except BaseException as error:  # raised where the result is asked for
+                    future.set_exception(error)
+
+    # Daemons, which an executor's threads are not: one that hangs in a file keeps a job that was stopped from ending.
+    threads = [threading.Thread(target=work, name=f"images_{i}", daemon=True) for i in range(num_workers)]
+    with warnings.catch_warnings():  # each thread's own silence changes what all see, and undoes it in any order
+        for thread in threads:
+            thread.start()
+        try:
+            for place in places:
+                waiting.append(Future())
+                tasks.put((waiting[-1], place))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            for _ in threads:
+                tasks.put(None)
+        for thread in threads:
+            thread.join()
+
+
+def _give_way() -> None:
+    """Makes this thread yield to those that compute.
+
+    On a CPU that an engine uses whole, each moment that loading takes from one of its threads all of them wait. So
+    images are loaded where a core is free, and else between two batches, by all cores. Where nothing is loaded while
+    the engine computes, this would only leave them less than the threads that still spin after it.
+    """
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        own = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, own, min(19, os.getpriority(os.PRIO_PROCESS, own) + 10))
+
+
+def predict_places(
+    files: Sequence[str],
+    places: range,
+    *,
+    transform: EvalTransform,
+    forward: Callable[[np.ndarray], np.ndarray],
+    class_names: Sequence[str],
+    batch_size: int,
+    num_workers: int,
+    gives_way: bool = True,
+) -> Generator[list[Prediction | ImageError], None, None]:
+    """Yields the answers to `files[i]` for each i of `places` in order, about a batch at a time.
+
+    forward: images float32 (B, C, H, W) -> logits (B, K), called by this thread alone, with whole batches until the
+    last. An answer is a prediction, or why the file cannot be read. Meanwhile the next batch is loaded, and no more.
+    num_workers, gives_way: as in `load_images`.
+    """
+    answers: list[str | ImageError] = []  # in order; the names of those that the model is asked about
+    images: list[np.ndarray] = []
+    loaded = load_images(
+        files, places, transform=transform, num_workers=num_workers, ahead=batch_size, gives_way=gives_way
+    )
+    with contextlib.closing(loaded):
+        for name, image in loaded:
+            if isinstance(image, ImageError):
+                answers.append(image)
+                if not images:
+                    yield [image]
+                    answers.clear()
+                continue
+            answers.append(name)
+            images.append(image)
+            if len(images) == batch_size:
+                yield _answer(forward, answers, images, class_names)
+                answers.clear()
+                images.clear()
+        if images:
+            yield _answer(forward, answers, images, class_names)
+
+
+def _answer(
+    forward: Callable[[np.ndarray], np.ndarray],
+    answers: Sequence[str | ImageError],
+    images: Sequence[np.ndarray],
+    class_names: Sequence[str],
+) -> list[Prediction | ImageError]:
+    """Puts the model's predictions in the places of the names; there are as many images as names."""
+    names = [answer for answer in answers if isinstance(answer, str)]
+    predictions = iter(top_k(forward(np.stack(images)), names, class_names))
+    return [next(predictions) if isinstance(answer, str) else answer for answer in answers]
+
+
 def predict_files(
     files: Sequence[str],
     *,
@@ -92,22 +192,54 @@ def predict_files(
     class_names: Sequence[str],
     batch_size: int,
     bad: list[ImageError],
+    num_workers: int = 2,
 ) -> Iterator[Prediction]:
-    """Yields the predictions of image files in order, a batch at a time.
+    """Yields the predictions of image files in order, a batch at a time, with a progress bar on a terminal.
 
-    forward: images float32 (B, C, H, W) -> logits (B, K). Files that cannot be read are left out and added to `bad`.
+    The arguments are those of `predict_places`. Files that cannot be read are left out and added to `bad`.
     """
-    starts = range(0, len(files), batch_size)
-    for start in tqdm(starts, "batches", leave=False, disable=None):  # on a terminal only
-        names, images = [], []
-        for file in files[start : start + batch_size]:
-            try:
-                images.append(transform(decode_image(file)))
-                names.append(file)
-            except ImageError as error:
-                bad.append(error)
-        if images:
-            yield from top_k(forward(np.stack(images)), names, class_names)
+    batches = predict_places(
+        files, range(len(files)), transform=transform, forward=forward, class_names=class_names, batch_size=batch_size,
+        num_workers=num_workers,
+    )  # fmt: skip
+    return _without_bad(batches, total=len(files), bad=bad)
+
+
+def _without_bad(
+    batches: Generator[list[Prediction | ImageError], None, None], *, total: int, bad: list[ImageError]
+) -> Iterator[Prediction]:
+    with contextlib.closing(batches), progress_bar(total) as advance:
+        for answers in batches:
+            bad += [answer for answer in answers if isinstance(answer, ImageError)]
+            advance(len(answers))
+            yield from (answer for answer in answers if not isinstance(answer, ImageError))
+
+
+def print_predictions(
+    batches: Generator[list[Prediction | ImageError], None, None], total: int, output: str | None
+) -> None:
+    """Prints the predictions of `predict_places` as `write_predictions` does; unreadable images are a DataError."""
+    bad: list[ImageError] = []
+    write_predictions(_without_bad(batches, total=total, bad=bad), output)
+    refuse_unreadable(bad, total)
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, *, done: int = 0) -> Iterator[Callable[[int], object]]:
+    """Shows how many images are answered and how many a second, on a terminal alone; gives what counts them."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, initial=done, unit=" images", leave=False) as bar:
+        yield bar.update
+
+
+def check_form(output: str) -> None:
+    """Refuses the name of a results file of another form (UsageError)."""
+    if Path(output).suffix not in SUFFIXES:
+        raise UsageError(f"--output must end in .jsonl or .csv; got {output}")
 
 
 def check_output(output: str) -> None:
@@ -115,8 +247,7 @@ def check_output(output: str) -> None:
 
     What is there stays, and nothing is left where nothing was.
     """
-    if Path(output).suffix not in (".jsonl", ".csv"):
-        raise UsageError(f"--output must end in .jsonl or .csv; got {output}")
+    check_form(output)
     path = Path(os.path.realpath(output))
     is_new = not path.exists()
     if not is_new and not path.is_file() and not path.is_dir():
@@ -124,22 +255,10 @@ def check_output(output: str) -> None:
     try:
         with open(path, "a", encoding="utf-8"):
             pass
-        if is_new:
-            path.unlink()
+        if is_new and not path.stat().st_size:  # it may be another process's by now
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror}") from None
-
-
-def _write_row(prediction: Prediction, file: IO[str], *, as_csv: bool, is_first: bool) -> None:
-    if not as_csv:
-        file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
-    else:
-        writer = csv.writer(file)
-        if is_first:
-            writer.writerow(prediction.keys())
-        row: list[Any] = [v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in prediction.values()]
-        writer.writerow(row)
-    file.flush()
 
 
 def write_results(predictions: Iterable[Prediction], output: str, *, name: str) -> int:
@@ -153,13 +272,18 @@ def write_results(predictions: Iterable[Prediction], output: str, *, name: str) 
         return 0
     count, is_new = 0, not os.path.exists(output)
     try:
-        with open(output, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with open(output, "wb") as file:
             for prediction in chain([first], rows):
                 try:
-                    _write_row(prediction, file, as_csv=Path(output).suffix == ".csv", is_first=count == 0)
+                    if count == 0:
+                        file.write(header_bytes(prediction, as_csv=is_csv(output)))
+                    file.write(row_bytes(prediction, as_csv=is_csv(output)))
+                    file.flush()
                 except OSError as error:
                     with contextlib.suppress(OSError):
                         file.close()  # which tries once more to write
+                    if isinstance(error, BrokenPipeError):
+                        raise SaveError(f"{name}: who reads it has gone, after {count} results; run again") from None
                     raise SaveError(
                         f"{name}: not written after {count} results: {error.strerror}; make room or choose another "
                         "--output, and run again"
@@ -187,7 +311,12 @@ def write_predictions(predictions: Iterable[Prediction], output: str | None) -> 
         return
     check_output(output)
     count = write_results(predictions, output, name=output)
-    print(f"{count} results in {output}" if count else f"no results for {output}", file=sys.stderr)
+    tell(f"{count} results in {output}" if count else f"no results for {output}")
+
+
+def tell(words: str) -> None:
+    """Prints a line to standard error."""
+    print(words, file=sys.stderr)
 
 
 def refuse_unreadable(bad: Sequence[ImageError], total: int) -> None:

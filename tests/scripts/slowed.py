@@ -80,6 +80,7 @@ def change(what: str, marker: Path) -> None:
     runtime.start(1)
     from util import metrics, storage
     from util.data.image_list import ImageList
+    from util.data.images import Decode, decode_image
     from util.data.loader import WorkerLoader
     from util.stop import StopRequest
     from util.train.step import TrainStep
@@ -106,11 +107,11 @@ def change(what: str, marker: Path) -> None:
     elif what in ("data", "data once", "val data once"):
         image, split = ImageList.image, "val" if what.startswith("val") else "train"
 
-        def stuck(self: ImageList, index: int) -> Any:
+        def stuck(self: ImageList, index: int, decode: Decode = decode_image) -> Any:
             if index == 5 and split in self.paths[index] and not (what.endswith("once") and marker.exists()):
                 marker.write_text(str(os.getpid()))
                 time.sleep(1e6)
-            return image(self, index)
+            return image(self, index, decode)
 
         ImageList.image = stuck  # type: ignore[method-assign]
     elif what.startswith("nan on "):

@@ -131,6 +131,8 @@ def test_predict_export_infer_agree(trained: Path) -> None:
     for arguments in (
         ["--model_dir", "out", "--batch_size", "5"],
         ["--model_file", "out/model.pdmodel", "--params_file", "out/model.pdiparams", "--no_onednn"],
+        ["--model_dir", "out", "--engine", "paddle"],
+        ["--model_dir", "out", "--engine", "openvino", "--cpu_threads", "1"],
     ):
         inferred = result(run("infer.py", *arguments, "--input_file", images, cwd=trained).stdout)
         for p, i in zip(predicted, inferred, strict=True):
@@ -140,6 +142,39 @@ def test_predict_export_infer_agree(trained: Path) -> None:
                 i["label_names"],
             )
             assert p["scores"] == pytest.approx(i["scores"], abs=1e-5)
+
+
+def test_onnx_and_int8(trained: Path) -> None:
+    export = ("export_model.py", "--output", "onnx", "--resume", checkpoint(trained))
+    run(*export, "--format", "onnx", cwd=trained)
+    assert (trained / "onnx/model.onnx").exists()
+    images = ("--model_dir", "onnx", "--input_file", "imagenet/val")
+    refused = run("infer.py", *images, "--precision", "int8", cwd=trained, code=66)
+    assert "model.int8.onnx: no such file; export it with export_model.py --int8 CALIBRATION_FOLDER" in refused.stderr
+    done = run(*export, "--int8", "imagenet/val", cwd=trained)
+    assert re.search(r"best class is that of fp32 for \d+\.\d\d % of 6 pictures", done.stderr)
+    predicted = result(run("predict.py", "--infer_imgs", "imagenet/val", "--resume", checkpoint(trained),
+                           cwd=trained).stdout)  # fmt: skip
+    for precision, tolerance in (("fp32", 1e-5), ("int8", 0.1)):
+        done = run("infer.py", *images, "--engine", "onnxruntime", "--precision", precision, cwd=trained)
+        assert re.search(rf"^engine: ONNX Runtime [\d.]+, {precision}, cpu, \d+ CPU threads, model", done.stderr, re.M)
+        for p, i in zip(predicted, result(done.stdout), strict=True):
+            scores = dict(zip(i["class_ids"], i["scores"], strict=True))
+            assert [scores[c] for c in p["class_ids"]] == pytest.approx(p["scores"], abs=tolerance)
+    job = ("infer.py", *images, "--output", "engines.jsonl", "--continue")
+    run(*job, "--engine", "onnxruntime", cwd=trained)
+    assert "12 results in engines.jsonl" in run(*job, "--engine", "openvino", cwd=trained).stderr, "another engine may"
+    refused = run(*job, "--precision", "int8", cwd=trained, code=78)
+    assert "the job had another precision" in refused.stderr
+    run(*export, cwd=trained)  # what belongs to the export before goes
+    assert {path.name for path in (trained / "onnx").iterdir()} == {
+        "model.json", "model.pdmodel", "model.pdiparams", "export.json",
+    }  # fmt: skip
+    refused = run("predict.py", "--infer_imgs", "imagenet/val", "--resume", "onnx", cwd=trained, code=65)
+    assert "export with --no_fold" in refused.stderr
+    run(*export, "--no_fold", cwd=trained)
+    again = run("predict.py", "--infer_imgs", "imagenet/val", "--resume", "onnx", cwd=trained)
+    assert result(again.stdout) == predicted
 
 
 def test_results_go_to_a_file_as_they_come(trained: Path) -> None:

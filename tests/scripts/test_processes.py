@@ -248,7 +248,7 @@ def test_when_one_of_two_machines_dies_the_other_ends_and_both_continue_together
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-t", "aml"], "unknown job type aml: -t takes train or test"),
+        (["-t", "aml"], "unknown job type aml: -t takes train, test or infer"),
         (["-g", "two"], "--gpus must be a positive number, got two"),
         (["-g"], "-g needs a value"),
     ],

@@ -6,6 +6,9 @@ import io
 import json
 import os
 import re
+import threading
+import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from util.data.images import ImageError
 from util.data.transforms import eval_transform
 from util.errors import (
     DataError,
-    MissingInputError,
+    MismatchError,
     NonFiniteLossError,
     OutputError,
     SaveError,
@@ -26,72 +29,13 @@ from util.errors import (
 )
 from util.prediction import (
     Prediction,
-    collect_inputs,
     predict_files,
+    predict_places,
     refuse_unreadable,
     softmax,
     top_k,
     write_predictions,
 )
-
-# --- which files
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("b.JPEG", "a.png", "sub/c.jpg", "notes.txt", "odd [1].jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfb.JPEG\r\n\r\nodd [1].jpg\r\nnowhere.jpg\r\n")
-    (tmp_path / "nothing.txt").write_text("\n\n")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["a.png"], ["a.png"]),
-        (["b.JPEG", "a.png"], ["b.JPEG", "a.png"]),  # as they were named
-        (["notes.txt"], ["notes.txt"]),  # content decides, later
-        (["."], ["./a.png", "./b.JPEG", "./odd [1].jpg", "./sub/c.jpg"]),
-        (["sub"], ["sub/c.jpg"]),
-        (["*.*g"], ["a.png", "odd [1].jpg"]),
-        (["**/*.jpg"], ["odd [1].jpg", "sub/c.jpg"]),
-        (["odd [1].jpg"], ["odd [1].jpg"]),  # a file that is there is no pattern
-        (["@list.txt"], ["b.JPEG", "odd [1].jpg", "nowhere.jpg"]),
-        (["sub", "@list.txt", "?.png"], ["sub/c.jpg", "b.JPEG", "odd [1].jpg", "nowhere.jpg", "a.png"]),
-    ],
-)
-def test_names_stand_for_files(names: list[str], expected: list[str], folder: Path) -> None:
-    assert collect_inputs(names) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("gone.jpg", "gone.jpg: no such file or folder"),
-        ("gone*.jpg", r"gone\*.jpg: nothing matches"),
-        ("empty", "empty: no images in this folder"),
-        ("@gone.txt", "gone.txt: no such file"),
-    ],
-)
-def test_nothing_found_is_an_error(name: str, message: str, folder: Path) -> None:
-    with pytest.raises(MissingInputError, match=message):
-        collect_inputs(["a.png", name])
-
-
-@pytest.mark.parametrize("names", [[], ["@nothing.txt"]])
-def test_no_images_at_all_is_a_usage_error(names: list[str], folder: Path) -> None:
-    with pytest.raises(UsageError, match="no images"):
-        collect_inputs(names)
-
-
-def test_broken_link_is_a_file_to_report_later(folder: Path) -> None:
-    (folder / "broken.jpg").symlink_to("gone")
-    assert collect_inputs(["broken.jpg"]) == ["broken.jpg"]
-
 
 # --- logits to classes
 
@@ -180,6 +124,149 @@ def test_predictions_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     found = [_predict(files, [], batch_size=size) for size in (1, 2, 3, 5, 9)]
     assert all(predictions == found[0] for predictions in found)
     assert len({tuple(p["scores"]) for p in found[0]}) == 5
+
+
+class Engine:
+    """A model whose logits are the means of the channels, and that notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        self.batches.append(len(images))
+        return images.mean(axis=(2, 3))
+
+
+def _answers(
+    files: Sequence[str], places: range, engine: Engine, *, batch_size: int = 2, num_workers: int = 2
+) -> list[list[Prediction | ImageError]]:
+    found = predict_places(
+        files, places, transform=eval_transform(input_size=8), forward=engine, class_names=["r", "g", "b"],
+        batch_size=batch_size, num_workers=num_workers,
+    )  # fmt: skip
+    return list(found)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 4])
+def test_answers_come_in_order_in_whole_batches_whatever_cannot_be_read(num_workers: int, tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{i}.png") for i in range(12)]
+    for i in set(range(12)) - {0, 3, 4, 11}:
+        write_picture(Path(files[i]), seed=i)
+    engine = Engine()
+    answers = _answers(files, range(12), engine, batch_size=3, num_workers=num_workers)
+    flat = [answer for batch in answers for answer in batch]
+    assert [a.path if isinstance(a, ImageError) else a["file_name"] for a in flat] == files
+    assert [i for i, a in enumerate(flat) if isinstance(a, ImageError)] == [0, 3, 4, 11]
+    assert engine.batches == [3, 3, 2]
+    every_third = [answer for batch in _answers(files, range(1, 12, 3), Engine()) for answer in batch]
+    assert [a.path if isinstance(a, ImageError) else a["file_name"] for a in every_third] == files[1::3]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_no_more_than_the_next_batch_is_loaded_ahead(num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+
+    def decode(file: str) -> np.ndarray:
+        loaded.append(file)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("util.prediction.decode_image", decode)
+    files = [f"{i}.png" for i in range(100)]
+    batches = predict_places(
+        files, range(100), transform=eval_transform(input_size=8), forward=Engine(), class_names=["r", "g", "b"],
+        batch_size=5, num_workers=num_workers,
+    )  # fmt: skip
+    for i in range(1, 6):
+        next(batches)
+        assert 5 * i <= len(loaded) <= 5 * i + (5 if num_workers else 0)
+    batches.close()
+    assert len(loaded) <= 30, "what is asked no more is loaded no more"
+
+
+def test_threads_load_while_the_model_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second batch is loaded before the first answer is given; without threads it cannot be."""
+    second = threading.Event()
+
+    def decode(file: str) -> np.ndarray:
+        if file == "1":
+            second.set()
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("util.prediction.decode_image", decode)
+    seen: list[bool] = []
+
+    def forward(images: np.ndarray) -> np.ndarray:
+        seen.append(second.wait(5.0 if not seen else 0.0))
+        return images.mean(axis=(2, 3))
+
+    for num_workers, expected in ((1, [True, True]), (0, [False, True])):
+        seen.clear()
+        second.clear()
+        list(
+            predict_places(
+                ["0", "1"], range(2), transform=eval_transform(input_size=8), forward=forward, batch_size=1,
+                class_names=["r", "g", "b"], num_workers=num_workers,
+            )
+        )  # fmt: skip
+        assert seen == expected
+
+
+def test_threads_that_load_give_way_to_what_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before, loading = priority(), set()
+
+    def decode(file: str) -> np.ndarray:
+        loading.add(priority())
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("util.prediction.decode_image", decode)
+    _answers(["0", "1", "2"], range(3), Engine(), num_workers=2)
+    assert loading == {min(19, before + 10)}
+    assert priority() == before
+    loading.clear()
+    _answers(["0", "1", "2"], range(3), Engine(), num_workers=0)
+    assert loading == {before}, "this thread computes, too"
+
+
+def test_an_image_that_hangs_keeps_nobody_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs, released = threading.Event(), threading.Event()
+
+    def decode(file: str) -> np.ndarray:
+        if file == "2":
+            hangs.set()
+            released.wait(60)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("util.prediction.decode_image", decode)
+    batches = predict_places(
+        ["0", "1", "2", "3"], range(4), transform=eval_transform(input_size=8), forward=Engine(), batch_size=1,
+        class_names=["r", "g", "b"], num_workers=2,
+    )  # fmt: skip
+    assert next(batches)
+    assert next(batches)
+    assert hangs.wait(30)
+    begun = time.monotonic()
+    batches.close()
+    assert time.monotonic() - begun < 10
+    assert any(thread.name.startswith("images_") and thread.daemon for thread in threading.enumerate())
+    released.set()
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_were(tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{i % 4}.png") for i in range(40)]
+    for i in range(4):
+        write_picture(Path(files[i]), seed=i)
+    before = list(warnings.filters)
+    _answers(files, range(40), Engine(), num_workers=4)
+    assert warnings.filters == before
+
+
+@pytest.mark.parametrize("named", [2, 4])
+def test_as_many_classes_are_named_as_the_model_has(named: int) -> None:
+    with pytest.raises(MismatchError, match=f"^the model has 3 classes, but {named} are named"):
+        top_k(np.zeros((1, 3), np.float32), ["a.jpg"], ["x"] * named)
 
 
 # --- output

@@ -21,7 +21,9 @@ class DeviceOptions:
 class ThreadOptions:
     """threads"""
 
-    cpu_threads: int | None = setting(None, "threads of CPU arithmetic; none: one a core", scope="machine")
+    cpu_threads: int | None = setting(
+        None, "threads of CPU arithmetic; none: OMP_NUM_THREADS, else one a core", scope="machine"
+    )
 
     def __post_init__(self) -> None:
         check(self.cpu_threads is None or 0 < self.cpu_threads <= 1024, "cpu_threads", "in [1, 1024]", self.cpu_threads)

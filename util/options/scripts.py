@@ -1,8 +1,10 @@
 """What only one of the scripts takes."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from util.options.base import check_text, setting
+from util.errors import UsageError
+from util.options.base import check, check_text, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +60,28 @@ class ExportOptions:
 
     output: str | None = setting(None, "folder for the exported files", scope="machine", yaml=False)
     dynamic_size: bool = setting(False, "leave height and width open", scope="machine", yaml=False)
+    fold: bool = setting(
+        True,
+        "fold what is constant into weights; without, slower, and the export can be read back for weights",
+        scope="machine",
+        yaml=False,
+    )
+    format: Literal["paddle", "onnx"] = setting(
+        "paddle", "onnx: also write model.onnx, for ONNX Runtime and others", scope="machine", yaml=False
+    )
+    int8: str | None = setting(
+        None,
+        "folder of pictures like those to come: also write model.int8.onnx, calibrated with half of them, compared on "
+        "the rest",
+        scope="machine",
+        yaml=False,
+    )
+    int8_images: int = setting(512, "at most so many pictures of the folder of --int8", scope="machine", yaml=False)
 
     def __post_init__(self) -> None:
         check_text("output", self.output)
+        check_text("int8", self.int8)
+        check(self.int8_images >= 2, "int8_images", "at least 2", self.int8_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +100,7 @@ class InferOptions:
     """inference"""
 
     model_dir: str | None = setting(None, "folder with an exported model", scope="machine", yaml=False)
-    model_file: str | None = setting(None, "exported program, .json or .pdmodel", scope="machine", yaml=False)
+    model_file: str | None = setting(None, "exported program: .json, .pdmodel or .onnx", scope="machine", yaml=False)
     params_file: str | None = setting(
         None, "its parameters, .pdiparams; none: beside the program", scope="machine", yaml=False
     )
@@ -87,10 +108,41 @@ class InferOptions:
         (), "images: files, folders (recursive), globs, @list.txt", scope="machine", yaml=False
     )
     output: str | None = setting(
-        None, "write results to this .jsonl or .csv instead of standard output", scope="machine", yaml=False
+        None,
+        "write results to this .jsonl or .csv instead of standard output; without --continue it is replaced",
+        scope="machine",
+        yaml=False,
     )
-    onednn: bool = setting(True, "use oneDNN on CPU", flags=("--enable_mkldnn",), scope="machine", yaml=False)
+    continue_job: bool = setting(
+        False,
+        "go on where a job with this --output stopped; begin where there is none",
+        flags=("--continue",),
+        scope="machine",
+        yaml=False,
+    )
+    num_workers: int = setting(
+        2, "threads that read and decode images; 0: none, one after the other", flags=("-j",), scope="machine",
+        yaml=False,
+    )  # fmt: skip
+    engine: Literal["auto", "paddle", "openvino", "onnxruntime"] = setting(
+        "auto",
+        "what runs the program; auto: the fastest that is there and takes it; openvino: the package, else Paddle's own",
+        scope="machine",
+        yaml=False,
+    )
+    precision: Literal["fp32", "bf16", "int8"] = setting(
+        "fp32",
+        "arithmetic: bf16 needs AVX512_BF16 or AMX, int8 an export with --int8",
+        scope="machine",
+        yaml=False,
+    )
+    onednn: bool = setting(
+        True, "use oneDNN in Paddle Inference on CPU", flags=("--enable_mkldnn",), scope="machine", yaml=False
+    )
 
     def __post_init__(self) -> None:
         for name in ("model_dir", "model_file", "params_file"):
             check_text(name, getattr(self, name))
+        check(0 <= self.num_workers <= 1024, "num_workers", "in [0, 1024]", self.num_workers)
+        if self.continue_job and self.output is None:
+            raise UsageError("--continue needs --output, the file to go on with")

@@ -6,7 +6,7 @@
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$p && break; done)
-REQUIREMENTS = requirements.txt requirements-cpu.txt requirements-dev.txt
+REQUIREMENTS = $(wildcard requirements*.txt)
 # More than two cores: the tests wait for a part of their time.
 TEST_PROCESSES ?= 3
 

@@ -1,0 +1,68 @@
+"""Images per second of infer.py's job, from files to rows; or of its engine alone, on batches that are there already.
+
+python -m bench.sides.job_ours job --model_dir DIR --images FOLDER
+python -m bench.sides.job_ours engine --model_dir DIR
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from bench.side import serve
+from util import runtime
+from util.deploy.bundle import open_bundle
+from util.deploy.engines import choose_engine, start_engine
+from util.infer_job import InferJob, Share, facts_of, run_job
+from util.inputs import collect_inputs
+from util.prediction import predict_places
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("what", choices=("job", "engine"))
+parser.add_argument("--model_dir", required=True, help="what export_model.py has written")
+parser.add_argument("--engine", default="auto", choices=("auto", "paddle", "openvino", "onnxruntime"))
+parser.add_argument("--images", nargs="+", default=[], help="for the job: as infer.py's --input_file")
+parser.add_argument("--num_images", type=int, default=160, help="images a measurement")
+parser.add_argument("--batch_size", type=int, default=16)
+parser.add_argument("--threads", type=int, default=2, help="of the engine")
+parser.add_argument("--num_workers", type=int, default=2, help="threads that load images")
+given = parser.parse_args()
+
+engine = choose_engine(given.engine, "fp32", device="cpu", program=None, onednn=True)
+bundle = open_bundle(given.model_dir, None, None, programs=engine.programs)
+preprocessing = bundle.manifest.preprocessing()
+threads = runtime.start(given.threads).threads if engine.needs_paddle else given.threads
+forward = start_engine(engine, bundle, device="cpu", threads=threads, onednn=True)
+
+
+def measure_engine() -> float:
+    images = np.zeros((given.batch_size, *preprocessing.input_size), np.float32)
+    count = max(1, given.num_images // given.batch_size)
+    begun = time.perf_counter()
+    for _ in range(count):
+        forward(images)
+    return count * given.batch_size / (time.perf_counter() - begun)
+
+
+def measure_job() -> float:
+    begun = time.perf_counter()
+    found = collect_inputs(given.images)
+    files = found.select(np.arange(given.num_images) % len(found))  # over again where there are not as many
+    names = bundle.manifest.class_names
+    with tempfile.TemporaryDirectory() as folder:
+        facts = facts_of(files, bundle, preprocessing, names, precision="fp32")
+        job = InferJob(str(Path(folder, "results.jsonl")), files, share=Share(), facts=facts, go_on=False)
+        predict = partial(
+            predict_places, files, transform=preprocessing.transform(), forward=forward, class_names=names,
+            batch_size=given.batch_size, num_workers=given.num_workers, gives_way=engine.lets_python_run,
+        )  # fmt: skip
+        run_job(job, predict)
+        assert os.path.getsize(job.part.path) > 0
+    return given.num_images / (time.perf_counter() - begun)
+
+
+serve(measure_job if given.what == "job" else measure_engine)

@@ -63,17 +63,20 @@ def test_infer_reaches_neither_models_nor_training() -> None:
 
 
 def test_no_family_imports_another() -> None:
-    shared = {"models.layers", "models.registry", "models.profile", "models.transformer"}
-    for family in {p.stem for p in files("models")} - {"__init__", "__main__", *(name[7:] for name in shared)}:
+    shared = {"models.layers", "models.registry", "models.profile", "models.transformer", "models.cpu"}
+    others_than_families = {"__init__", "__main__", "deploy", *(name[7:] for name in shared)}
+    for family in {p.stem for p in files("models")} - others_than_families:
         others = {m for m in imports(ROOT / "models" / f"{family}.py") if m.startswith("models.")}
         assert others <= shared, family
 
 
 WITHOUT_PADDLE = (  # docs/architecture.md names them; packages stand for all that is in them
-    "util.options", "util.settings", "util.errors", "util.runtime", "util.restore", "util.prediction", "util.weights",
-    "util.report", "util.deploy.bundle", "util.deploy.engines", "util.checkpoint", "util.storage", "util.stop",
+    "util.options", "util.settings", "util.errors", "util.runtime", "util.restore", "util.prediction", "util.inputs",
+    "util.weights", "util.report", "util.deploy.bundle", "util.deploy.engines", "util.checkpoint", "util.storage",
+    "util.stop",
     "util.processes", "util.notes", "util.job", "util.outcome", "util.launcher", "util.data", "util.train.progress",
-    "util.train.run_folder", "util.train.saver", "util.train.rejected",
+    "util.train.run_folder", "util.train.saver", "util.train.rejected", "util.infer_job", "util.part", "util.results",
+    "util.interrupts", "util.output_lock",
     "train", "eval", "predict", "export_model", "infer",
 )  # fmt: skip
 WITH_PADDLE = {"util.data.loader", "util.data.mixup"}
@@ -146,8 +149,9 @@ def test_no_eval_no_exec_and_no_print_in_libraries() -> None:
 
 def test_every_import_is_covered_by_the_requirements() -> None:
     """A fresh environment has what the requirements files name and nothing else."""
-    distribution = {"PIL": "Pillow", "yaml": "PyYAML", "paddle": "paddlepaddle"}
-    text = "".join((ROOT / f"requirements{name}.txt").read_text() for name in ("", "-cpu", "-dev"))
+    distribution = {"PIL": "Pillow", "yaml": "PyYAML", "paddle": "paddlepaddle", "cykooz_resizer": "cykooz.resizer"}
+    names = [f"requirements{name}.txt" for name in ("", "-cpu", "-dev", "-fast", "-deploy")]
+    text = "".join((ROOT / name).read_text() for name in [*names, "bench/requirements-peers.txt"])
     own = {p.stem for p in ROOT.glob("*.py")} | {"models", "util", "demo", "bench", "tests", "configs"}
     # what made a golden file ran once, beside the reference implementations
     places = [

@@ -92,7 +92,7 @@ def to_script(words: Sequence[str]) -> list[str]:
                 arguments.append(word)
             elif (value := rest.pop(0)) and word == "-t":
                 job = value
-        return [{"train": "train.py", "test": "eval.py"}[job], *arguments]
+        return [{"train": "train.py", "test": "eval.py", "infer": "infer.py"}[job], *arguments]
     first = next(i for i, word in enumerate(words) if word in SCRIPTS)
     assert first == 1 or (words[1] == "-m" and (first == 2 or words[2] == "paddle.distributed.launch")), words
     return list(words[first:])

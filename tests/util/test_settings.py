@@ -77,6 +77,7 @@ WITH: dict[str, list[str]] = {
     "recount_min": ["--recount", "4"],
     "momentum": ["--opt", "momentum"],
     "mixup_mode": ["--mixup", "0.8"],
+    "continue_job": ["--output", "results.jsonl"],
 }
 
 

@@ -1,4 +1,4 @@
-"""Kernels that a step launches: counted on a CPU by Paddle's profiler, with the operators that a GPU would be given."""
+"""What a step of training in Paddle is asked for; its kernels are counted by Paddle's profiler, on a CPU."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,15 +6,21 @@ from typing import Any
 from paddle import profiler
 
 from bench.side import serve
+from bench.sides.peak import serve_peak
 
 # What Paddle counts as a kernel and a GPU need not run: the same values under another shape.
 VIEWS = ("reshape", "flatten", "squeeze", "unsqueeze")
 _LAUNCH = " kernel launch"
 
 
-def serve_launches(step: Callable[[], object]) -> None:
-    """Answers with the number of kernels of one step, views left out."""
-    serve(lambda: float(count_launches(step)))
+def serve_step(step: Callable[[], float], *, memory: bool, launches: bool) -> None:
+    """Serves what a step of training returns, its speed, or the process's peak memory in GB, or a step's kernels."""
+    if memory:
+        serve_peak(step)
+    elif launches:
+        serve(lambda: float(count_launches(step)))
+    else:
+        serve(step)
 
 
 def count_launches(step: Callable[[], object]) -> int:

@@ -3,8 +3,6 @@
 import argparse
 import time
 
-from bench.side import serve
-from bench.sides.peak import serve_peak
 from util import runtime
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -19,7 +17,7 @@ runtime.start(given.threads)
 import paddle  # noqa: E402  needs Paddle's settings
 import paddle.nn.functional as F  # noqa: E402
 
-from bench.sides.launches import serve_launches  # noqa: E402
+from bench.sides.launches import serve_step  # noqa: E402
 from models import cpu, create_model, model_info  # noqa: E402
 from util.distributed import World  # noqa: E402
 from util.options import LossOptions, OptimOptions, PrecisionOptions  # noqa: E402
@@ -52,9 +50,4 @@ def measure() -> float:
     return given.batch_size / (time.perf_counter() - begun)
 
 
-if given.memory:
-    serve_peak(measure)
-elif given.launches:
-    serve_launches(measure)
-else:
-    serve(measure)
+serve_step(measure, memory=given.memory, launches=given.launches)

@@ -4,8 +4,6 @@ import argparse
 import os
 import time
 
-from bench.side import serve
-from bench.sides.peak import serve_peak
 from util.runtime import cpu_vendor
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -22,7 +20,7 @@ if cpu_vendor() == "AuthenticAMD":
 import paddle  # noqa: E402  needs these variables
 import paddle.nn.functional as F  # noqa: E402
 
-from bench.sides.launches import serve_launches  # noqa: E402
+from bench.sides.launches import serve_step  # noqa: E402
 from bench.sides.upstream_cvt import CvT  # noqa: E402
 
 paddle.seed(0)
@@ -44,9 +42,4 @@ def measure() -> float:
     return given.batch_size / (time.perf_counter() - begun)
 
 
-if given.memory:
-    serve_peak(measure)
-elif given.launches:
-    serve_launches(measure)
-else:
-    serve(measure)
+serve_step(measure, memory=given.memory, launches=given.launches)

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import save_file
 
-from models import create_model
-from tests.scripts.run import ROOT, run
+from tests.scripts.exports import export_random
+from tests.scripts.run import ROOT
 from tests.trees import write_picture
 
 ALWAYS_UNUSED = {"paddle", "wandb", "matplotlib", "onnxruntime", "openvino", "torch", "scipy", "multiprocessing"}
@@ -54,10 +53,7 @@ def test_a_module_that_is_loaded_is_noticed() -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an export in `model` and a picture."""
     folder = tmp_path_factory.mktemp("imports")
-    state = create_model("cvt_nano_32x32", num_classes=10).state_dict()
-    save_file({key: value.numpy() for key, value in state.items()}, folder / "weights.safetensors")
-    run("export_model.py", "--model", "cvt_nano_32x32", "--pretrained", "weights.safetensors", "--output", "model",
-        "--num_classes", "10", cwd=folder)  # fmt: skip
+    export_random(folder)
     write_picture(folder / "a.jpg", seed=0)
     return folder
 

@@ -6,10 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import save_file
 
-from models import create_model
 from tests.scripts.background import Background, wait_until
+from tests.scripts.exports import export_random
 from tests.scripts.run import ROOT, last_error, port, run
 from tests.trees import write_picture
 from util.processes import send
@@ -21,10 +20,7 @@ NUM_IMAGES = 240
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an export in `model`, pictures in `images`, and what one start makes of them in `whole.jsonl`."""
     folder = tmp_path_factory.mktemp("jobs")
-    state = create_model("cvt_nano_32x32", num_classes=10).state_dict()
-    save_file({key: value.numpy() for key, value in state.items()}, folder / "weights.safetensors")
-    run("export_model.py", "--model", "cvt_nano_32x32", "--pretrained", "weights.safetensors", "--output", "model",
-        "--num_classes", "10", cwd=folder)  # fmt: skip
+    export_random(folder)
     write_picture(
         folder / "images/0.jpg", seed=0, size=(1000, 750)
     )  # large: a job takes seconds, and is stopped within

@@ -39,7 +39,7 @@ class GatedProduct(AttentionProduct):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, position_attn: Tensor, gates: Tensor) -> Tensor:
         content_gate, position_gate = gates.unbind(0)
         if can_fuse(q) and not (self.training and self.drop.p):  # dropout is on the weighted sum of both maps
-            return content_gate * self.fused(q, k, v) + _attend_all(position_gate * position_attn, v)
+            return content_gate * self.fused_by_head(q, k, v) + _attend_all(position_gate * position_attn, v)
         attn = content_gate * self.scores(q, k) + position_gate * position_attn  # (B, h, N, N)
         return self.drop(attn) @ v
 
@@ -189,17 +189,14 @@ class ConViT(PlainTransformer):
                 embed_dim, num_heads, qkv_bias=False, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate
             )
 
-        rates = np.linspace(0.0, drop_path_rate, depth)
-        blocks = [
-            Block(embed_dim, attention(i), mlp_ratio=mlp_ratio, drop_rate=drop_rate, drop_path_rate=float(rate))
-            for i, rate in enumerate(rates)
-        ]
+        blocks = [Block(embed_dim, attention(i), mlp_ratio=mlp_ratio, drop_rate=drop_rate) for i in range(depth)]
         super().__init__(
             patch_embed,
             blocks,
             token_block=local_up_to_layer,
             num_classes=num_classes,
             drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
             features_only=features_only,
         )
         for block in blocks[:local_up_to_layer]:

@@ -20,7 +20,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from models import cvt
+from models import cvt, cvt_layers
 from models.convit import GatedPositionalAttention
 from models.layers import QUICK_GELU_SLOPE, Mlp, gelu, merge_heads, quick_gelu, split_heads
 from models.transformer import Block, PlainTransformer, SelfAttention
@@ -66,7 +66,7 @@ def _scaled(layer: nn.Linear, scale: float) -> nn.Linear:
     return _linear(_float64(layer.weight) * scale, None if layer.bias is None else _float64(layer.bias) * scale)
 
 
-def fold_batch_norm(projection: cvt.DepthwiseProjection) -> nn.Conv2D:
+def fold_batch_norm(projection: cvt_layers.DepthwiseProjection) -> nn.Conv2D:
     """Returns one convolution for a convolution and the BatchNorm after it, as they are in evaluation."""
     conv, norm = projection.conv, projection.bn
     gain = _float64(norm.weight) / np.sqrt(_float64(norm._variance) + norm._epsilon)  # (C,)
@@ -117,13 +117,13 @@ def nchw_to_tokens(x: Tensor) -> Tensor:
 class DeployedConvAttention(nn.Layer):
     """CvT's attention: (B, N, C) -> (B, N, C), or (B, 1, C) of the class token alone."""
 
-    def __init__(self, attn: cvt.Attention, *, class_token_alone: bool) -> None:
+    def __init__(self, attn: cvt_layers.Attention, *, class_token_alone: bool) -> None:
         super().__init__()
         self.num_heads = attn.num_heads
         self.cls_token = attn.cls_token
         self.class_token_alone = class_token_alone
         self.conv_q, self.conv_k, self.conv_v = (
-            fold_batch_norm(layer) if isinstance(layer, cvt.DepthwiseProjection) else layer
+            fold_batch_norm(layer) if isinstance(layer, cvt_layers.DepthwiseProjection) else layer
             for layer in (None if class_token_alone else attn.conv_proj_q, attn.conv_proj_k, attn.conv_proj_v)
         )
         self.proj_q = _scaled(attn.proj_q, attn.attend.scale)
@@ -152,7 +152,7 @@ class DeployedConvAttention(nn.Layer):
 class DeployedConvBlock(nn.Layer):
     """CvT's block on tokens: (B, N, C) -> (B, N, C), or (B, 1, C) of the class token alone."""
 
-    def __init__(self, block: cvt.Block, *, class_token_alone: bool) -> None:
+    def __init__(self, block: cvt_layers.Block, *, class_token_alone: bool) -> None:
         super().__init__()
         self.class_token_alone = class_token_alone
         self.norm1, self.norm2 = block.norm1, block.norm2

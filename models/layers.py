@@ -4,9 +4,12 @@ B batch, N tokens, C channels, H W token grid, h heads, d head dim, T query toke
 """
 
 import contextlib
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -57,17 +60,25 @@ def map_to_tokens(x: Tensor) -> Tensor:
 def tokens_to_map(x: Tensor, height: int, width: int) -> Tensor:
     """(B, H W, C) -> (B, C, H, W)."""
     # 0 copies the batch axis: a literal shape, which the static graphs keep free of shape arithmetic
-    return x.transpose([0, 2, 1]).reshape([0, x.shape[2], height, width])
+    x = x.transpose([0, 2, 1]).reshape([0, x.shape[2], height, width])
+    if not paddle.in_dynamic_mode():
+        return x
+    return x.contiguous()  # on a GPU it is a view so far, which each convolution would copy for itself
+
+
+def swap_heads(x: Tensor) -> Tensor:
+    """(B, N, h, d) <-> (B, h, N, d)."""
+    return x.transpose([0, 2, 1, 3])
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, N, C) -> (B, h, N, d)."""
-    return x.reshape([0, 0, num_heads, x.shape[2] // num_heads]).transpose([0, 2, 1, 3])
+    return swap_heads(x.reshape([0, 0, num_heads, x.shape[2] // num_heads]))
 
 
 def merge_heads(x: Tensor) -> Tensor:
     """(B, h, N, d) -> (B, N, C)."""
-    return x.transpose([0, 2, 1, 3]).flatten(2)
+    return swap_heads(x).flatten(2)
 
 
 class Linear(nn.Linear):
@@ -118,19 +129,47 @@ class DepthwiseConv2D(nn.Conv2D):
         return super().forward(x)
 
 
-class DropPath(nn.Layer):
-    """Stochastic depth (arXiv 1603.09382): drops a residual branch per sample, (B, ...) -> same shape."""
+# of a block's two residual branches: factors (B, 1, 1), None leaves a branch as it is
+Keep = tuple[Tensor | None, Tensor | None]
+KEEP_ALL: Keep = (None, None)
 
-    def __init__(self, drop_prob: float) -> None:
+
+class StochasticDepth(nn.Layer):
+    """Stochastic depth (arXiv 1603.09382) of consecutive blocks: drops residual branches, each sample's on its own.
+
+    rates: the probability of a drop in each block. All blocks are drawn at once, which takes few kernels.
+    """
+
+    def __init__(self, rates: Sequence[float]) -> None:
         super().__init__()
-        self.keep_prob = 1.0 - drop_prob
+        self.rates = tuple(rates)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.keep_prob == 1.0:
-            return x
-        shape = [x.shape[0]] + [1] * (x.ndim - 1)
-        keep = paddle.floor(paddle.rand(shape, dtype="float32") + self.keep_prob)  # 1 with keep_prob, else 0
-        return x * (keep / self.keep_prob).astype(x.dtype)
+    def forward(self, batch: int) -> list[Keep]:
+        """Returns each block's factors for `add_branch`: 1 / (1 - rate) with that probability, else 0."""
+        if not self.training or not any(self.rates):
+            return [KEEP_ALL] * len(self.rates)
+        keep_prob = _keep_prob(self.rates, paddle.device.get_device())
+        draws = paddle.rand([2 * len(self.rates), batch, 1, 1], dtype="float32")
+        factors = keep_factors(draws, keep_prob).unbind(0)
+        pairs = zip(factors[::2], factors[1::2], strict=True)
+        return [pair if rate else KEEP_ALL for rate, pair in zip(self.rates, pairs, strict=True)]
+
+
+@functools.lru_cache(maxsize=16)  # made once, not copied to the device at each step
+def _keep_prob(rates: tuple[float, ...], device: str) -> Tensor:
+    """Returns 1 - rate for both branches of each block, float32 (2 blocks, 1, 1, 1) on the current device."""
+    return paddle.to_tensor(1.0 - np.repeat(np.array(rates, np.float32), 2).reshape([-1, 1, 1, 1]))
+
+
+def keep_factors(draws: Tensor, keep_prob: Tensor) -> Tensor:
+    """Returns 1 / keep_prob where a draw from [0, 1) is below keep_prob, else 0; float32, of any shape."""
+    # compared, not added: mixed precision would add in half precision, and so change small rates
+    return (draws < keep_prob).astype("float32") / keep_prob
+
+
+def add_branch(x: Tensor, branch: Tensor, keep: Tensor | None) -> Tensor:
+    """Returns x + keep * branch: x and branch (B, ...), keep (B, 1, 1) or None for 1."""
+    return x + (branch if keep is None else branch * keep.astype(branch.dtype))
 
 
 class Mlp(nn.Layer):
@@ -153,7 +192,7 @@ class Mlp(nn.Layer):
 
 
 class AttentionProduct(nn.Layer):
-    """The two products of attention, without parameters: q (B, h, T, d), k and v (B, h, S, d) -> (B, h, T, d).
+    """The two products of attention, without parameters. Subclasses say whether heads come second or in a row.
 
     A layer of its own, so that the MAC counter sees the shapes. What is done with the map is the subclass's.
     """
@@ -168,15 +207,19 @@ class AttentionProduct(nn.Layer):
         return F.softmax((q * self.scale) @ k.transpose([0, 1, 3, 2]), axis=-1)  # (B, h, T, d) @ (B, h, d, S)
 
     def fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Returns softmax(scale q k^T) v from one operator, which keeps no map and has its softmax in float32."""
-        # the operator scales by d ** -0.5, and its flash kernel takes no other scale
-        q = q * (self.scale * math.sqrt(q.shape[3]))
-        x = F.scaled_dot_product_attention(
-            *(t.transpose([0, 2, 1, 3]) for t in (q, k, v)),  # (B, h, N, d) -> (B, N, h, d)
-            dropout_p=self.drop.p,
-            training=self.training,
-        )
-        return x.transpose([0, 2, 1, 3])  # (B, T, h, d) -> (B, h, T, d)
+        """Returns softmax(scale q k^T) v from one operator, which keeps no map and has its softmax in float32.
+
+        Heads come third, as that operator has them: q (B, T, h, d), k and v (B, S, h, d) -> (B, T, h, d).
+        """
+        scale: float | None = self.scale
+        factor = self.scale * math.sqrt(q.shape[3])
+        if q.dtype != paddle.float32:  # then Paddle has a flash kernel, which scales by d ** -0.5 and nothing else
+            q, scale = (q if math.isclose(factor, 1.0) else q * factor), None
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=self.drop.p, training=self.training, scale=scale)
+
+    def fused_by_head(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same with the heads second: q (B, h, T, d), k and v (B, h, S, d) -> (B, h, T, d)."""
+        return swap_heads(self.fused(swap_heads(q), swap_heads(k), swap_heads(v)))
 
 
 class ScaledDotProduct(AttentionProduct):
@@ -184,8 +227,24 @@ class ScaledDotProduct(AttentionProduct):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if can_fuse(q):
-            return self.fused(q, k, v)
+            return self.fused_by_head(q, k, v)
         return self.drop(self.scores(q, k)) @ v  # (B, h, T, S) @ (B, h, S, d) -> (B, h, T, d)
+
+
+class MultiHeadProduct(AttentionProduct):
+    """The same for all heads in a row: q (B, T, C), k and v (B, S, C) -> (B, T, C), with C = h d."""
+
+    def __init__(self, num_heads: int, scale: float, drop_rate: float) -> None:
+        super().__init__(scale, drop_rate)
+        self.num_heads = num_heads
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        shape = [0, 0, self.num_heads, q.shape[2] // self.num_heads]
+        q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)  # (B, N, C) -> (B, N, h, d)
+        if can_fuse(q):
+            return self.fused(q, k, v).flatten(2)
+        x = self.drop(self.scores(swap_heads(q), swap_heads(k))) @ swap_heads(v)  # (B, h, T, S) @ (B, h, S, d)
+        return merge_heads(x)
 
 
 def full_precision() -> contextlib.AbstractContextManager[None]:
@@ -203,15 +262,15 @@ def can_fuse(x: Tensor) -> bool:
     return x.place.is_gpu_place()
 
 
-def recompute_block(block: nn.Layer, x: Tensor, sizes: tuple[int, ...] = ()) -> Tensor:
-    """Returns block(x, *sizes), keeping x alone of its activations: the backward pass runs the block once more.
+def recompute_block(block: nn.Layer, x: Tensor, others: tuple[Any, ...] = ()) -> Tensor:
+    """Returns block(x, *others), keeping x alone of its activations: the backward pass runs the block once more.
 
-    Output, gradients and BatchNorm's running statistics are those of block(x, *sizes): the second run draws the same
+    Output, gradients and BatchNorm's running statistics are those of block(x, *others): the second run draws the same
     dropout, computes in the same precision, and leaves the statistics alone. Paddle's reentrant variant, its default,
     is not used: under DataParallel it fails, since each block would end a backward pass of its own.
     """
     if x.stop_gradient:  # frozen so far: nothing to keep, or the first trained block, which Paddle would warn about
-        return block(x, *sizes)
+        return block(x, *others)
     first = True
 
     def run(x: Tensor) -> Tensor:
@@ -219,7 +278,7 @@ def recompute_block(block: nn.Layer, x: Tensor, sizes: tuple[int, ...] = ()) -> 
         context = contextlib.nullcontext() if first else _keep_statistics(block)
         first = False
         with context:
-            return block(x, *sizes)
+            return block(x, *others)
 
     return recompute(run, x, use_reentrant=False)
 

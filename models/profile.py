@@ -28,8 +28,8 @@ def _linear_macs(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> int:
 
 
 def _attention_macs(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> int:
-    q, k, *_ = inputs  # (1, h, T, d), (1, h, S, d)
-    return 2 * q.size * k.shape[2]  # T S d for the scores and as much for the weighted sum, each head
+    q, k, *_ = inputs  # (1, h, T, d), (1, h, S, d), or (1, T, C), (1, S, C)
+    return 2 * q.size * k.shape[-2]  # T S d for the scores and as much for the weighted sum, each head
 
 
 _COUNTERS: dict[type[nn.Layer], Callable[[Any, tuple[Tensor, ...], Tensor], int]] = {

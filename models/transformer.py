@@ -5,16 +5,19 @@ Legend: B batch, C embed_dim, H W the grid of patches, N = H W tokens (+ 1 with 
 
 from collections.abc import Sequence
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 
 from models.layers import (
     ACTIVATIONS,
-    DropPath,
+    Keep,
     LayerNorm,
     Linear,
     Mlp,
     ScaledDotProduct,
+    StochasticDepth,
+    add_branch,
     gelu,
     map_to_tokens,
     merge_heads,
@@ -93,17 +96,16 @@ def split_parts(x: Tensor, parts: int, num_heads: int) -> list[Tensor]:
 class Block(nn.Layer):
     """Pre-norm transformer block around any attention layer, (B, N, C) -> (B, N, C)."""
 
-    def __init__(self, dim: int, attn: nn.Layer, *, mlp_ratio: float, drop_rate: float, drop_path_rate: float) -> None:
+    def __init__(self, dim: int, attn: nn.Layer, *, mlp_ratio: float, drop_rate: float) -> None:
         super().__init__()
         self.norm1 = LayerNorm(dim)
         self.attn = attn
         self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate, gelu)
-        self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, keep: Keep = (None, None)) -> Tensor:
+        x = add_branch(x, self.attn(self.norm1(x)), keep[0])
+        return add_branch(x, self.mlp(self.norm2(x)), keep[1])
 
 
 class PlainTransformer(nn.Layer):
@@ -113,6 +115,7 @@ class PlainTransformer(nn.Layer):
     token_block: index of the block before which the class token joins. At 0 it joins before the positions are added,
         and has a position of its own.
     num_classes: 0 leaves the head out: the output is the class token's features (B, C).
+    drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
     features_only: return four maps (B, C, H, W) instead, after each quarter of the blocks, without the class token.
 
     The table of positions belongs to one image size: build the model with the size that it is to see.
@@ -126,6 +129,7 @@ class PlainTransformer(nn.Layer):
         token_block: int,
         num_classes: int,
         drop_rate: float,
+        drop_path_rate: float,
         features_only: bool,
     ) -> None:
         super().__init__()
@@ -140,6 +144,7 @@ class PlainTransformer(nn.Layer):
         self.pos_embed = self.create_parameter([1, height * width + (token_block == 0), self.num_features])
         self.pos_drop = nn.Dropout(drop_rate)
         self.blocks = nn.LayerList(blocks)
+        self.stochastic_depth = StochasticDepth(np.linspace(0.0, drop_path_rate, len(blocks)).tolist())
         self.norm = nn.Identity() if features_only else LayerNorm(self.num_features)
         has_head = num_classes > 0 and not features_only
         self.head = Linear(self.num_features, num_classes) if has_head else None
@@ -205,10 +210,11 @@ class PlainTransformer(nn.Layer):
         x = self.pos_drop(x + self.pos_embed)
         recomputed = self.grad_checkpointing and self.training
         outputs = []
-        for i, block in enumerate(self.blocks):
+        keeps = self.stochastic_depth(x.shape[0])
+        for i, block in enumerate(self.blocks):  # what writes programs knows no zip(strict=True)
             if i == self.token_block > 0:
                 x = self._join_class_token(x)
-            x = recompute_block(block, x) if recomputed else block(x)
+            x = recompute_block(block, x, (keeps[i],)) if recomputed else block(x, keeps[i])
             outputs.append(x)
         return outputs
 

@@ -7,8 +7,6 @@ ImageNet-21k is not there. Weights start as in timm and DeiT, N(0, 0.02), not as
 
 from typing import Any
 
-import numpy as np
-
 from models.layers import normal_
 from models.registry import ModelInfo, register_model
 from models.transformer import Block, PatchEmbed, PlainTransformer, SelfAttention
@@ -48,9 +46,8 @@ class VisionTransformer(PlainTransformer):
                 ),
                 mlp_ratio=mlp_ratio,
                 drop_rate=drop_rate,
-                drop_path_rate=float(rate),
             )
-            for rate in np.linspace(0.0, drop_path_rate, depth)
+            for _ in range(depth)
         ]
         super().__init__(
             patch_embed,
@@ -58,6 +55,7 @@ class VisionTransformer(PlainTransformer):
             token_block=0,
             num_classes=num_classes,
             drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
             features_only=features_only,
         )
         normal_(self.cls_token, std=1e-6)

@@ -1,13 +1,14 @@
 """CvT in PyTorch as the official code computes it (arXiv 2103.15808): what its users export. Random weights.
 
 Convolution and BatchNorm before q, k and v, scale embed_dim ** -0.5 on the scores, QuickGELU as x sigmoid(1.702 x), the
-class token in the last stage past the convolutions.
+class token in the last stage past the convolutions, stochastic depth there.
 """
 
 import torch
 from torch import Tensor, nn
 
 STAGES = ((64, 1, 7, 4, 2), (192, 3, 3, 2, 1), (384, 6, 3, 2, 1))  # embed_dim, num_heads, patch, stride, padding
+DROP_PATH_RATE = 0.1  # of the last block; it rises linearly over the last stage
 
 
 class Attention(nn.Module):
@@ -39,16 +40,23 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """(B, N, C) -> (B, N, C)."""
 
-    def __init__(self, dim: int, num_heads: int, has_token: bool) -> None:
+    def __init__(self, dim: int, num_heads: int, has_token: bool, drop_path_rate: float) -> None:
         super().__init__()
+        self.drop_path_rate = drop_path_rate
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attn = Attention(dim, num_heads, has_token)
         self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
+    def _drop_path(self, x: Tensor) -> Tensor:
+        if not self.training or self.drop_path_rate == 0.0:
+            return x
+        keep_prob = 1.0 - self.drop_path_rate
+        return x * x.new_empty((x.shape[0], 1, 1)).bernoulli_(keep_prob).div_(keep_prob)
+
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        x = x + self.attn(self.norm1(x), height, width)
+        x = x + self._drop_path(self.attn(self.norm1(x), height, width))
         y = self.fc1(self.norm2(x))
-        return x + self.fc2(y * torch.sigmoid(1.702 * y))
+        return x + self._drop_path(self.fc2(y * torch.sigmoid(1.702 * y)))
 
 
 class CvT(nn.Module):
@@ -61,7 +69,9 @@ class CvT(nn.Module):
         for (dim, num_heads, patch, stride, padding), depth in zip(STAGES, depths, strict=True):
             self.embeds.append(nn.Conv2d(chans, dim, patch, stride, padding))
             self.norms.append(nn.LayerNorm(dim))
-            self.blocks.append(nn.ModuleList(Block(dim, num_heads, dim == STAGES[-1][0]) for _ in range(depth)))
+            is_last = dim == STAGES[-1][0]
+            rates = [DROP_PATH_RATE * i / (depth - 1) if is_last else 0.0 for i in range(depth)]
+            self.blocks.append(nn.ModuleList(Block(dim, num_heads, is_last, rate) for rate in rates))
             chans = dim
         self.cls_token = nn.Parameter(torch.zeros(1, 1, chans))
         self.norm, self.head = nn.LayerNorm(chans), nn.Linear(chans, 1000)

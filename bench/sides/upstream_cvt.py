@@ -1,7 +1,7 @@
 """CvT in Paddle as the older repositories have it (arXiv 2103.15808): what their users train. Random weights.
 
 A layer a line of the paper's figure: convolution, BatchNorm, a reshape and a transposition before each of q, k and v;
-QuickGELU as x sigmoid(1.702 x); every product with its bias on its own.
+QuickGELU as x sigmoid(1.702 x); every product with its bias on its own; stochastic depth of CvT-13 in the last stage.
 """
 
 import paddle
@@ -9,6 +9,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 STAGES = ((64, 1, 7, 4, 2), (192, 3, 3, 2, 1), (384, 6, 3, 2, 1))  # embed_dim, num_heads, patch, stride, padding
+DROP_PATH_RATE = 0.1  # of the last block; it rises linearly over the last stage
 
 
 def _to_map(x: Tensor, height: int, width: int) -> Tensor:
@@ -50,15 +51,23 @@ class Attention(nn.Layer):
 class Block(nn.Layer):
     """(B, N, C) -> (B, N, C)."""
 
-    def __init__(self, dim: int, num_heads: int, has_token: bool) -> None:
+    def __init__(self, dim: int, num_heads: int, has_token: bool, drop_path_rate: float) -> None:
         super().__init__()
+        self.drop_path_rate = drop_path_rate
         self.norm1, self.attn = nn.LayerNorm(dim), Attention(dim, num_heads, has_token)
         self.norm2, self.fc1, self.fc2 = nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
+    def _drop_path(self, x: Tensor) -> Tensor:
+        if not self.training or self.drop_path_rate == 0.0:
+            return x
+        keep_prob = 1.0 - self.drop_path_rate
+        keep = paddle.floor(keep_prob + paddle.rand([x.shape[0], 1, 1]))
+        return x / keep_prob * keep
+
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        x = x + self.attn(self.norm1(x), height, width)
+        x = x + self._drop_path(self.attn(self.norm1(x), height, width))
         hidden = self.fc1(self.norm2(x))
-        return x + self.fc2(hidden * F.sigmoid(1.702 * hidden))
+        return x + self._drop_path(self.fc2(hidden * F.sigmoid(1.702 * hidden)))
 
 
 class CvT(nn.Layer):
@@ -71,7 +80,8 @@ class CvT(nn.Layer):
         for i, (dim, num_heads, patch, stride, padding) in enumerate(STAGES):
             self.embeds.append(nn.Conv2D(channels, dim, patch, stride, padding))
             self.norms.append(nn.LayerNorm(dim))
-            self.stages.append(nn.LayerList(Block(dim, num_heads, i == 2) for _ in range(depths[i])))
+            rates = [DROP_PATH_RATE * j / (depths[i] - 1) if i == 2 else 0.0 for j in range(depths[i])]
+            self.stages.append(nn.LayerList(Block(dim, num_heads, i == 2, rate) for rate in rates))
             channels = dim
         self.cls_token = self.create_parameter([1, 1, channels])
         self.norm, self.head = nn.LayerNorm(channels), nn.Linear(channels, 1000)

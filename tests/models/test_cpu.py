@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import paddle
@@ -13,6 +14,7 @@ from paddle import Tensor, nn
 from models import cpu, create_model
 from models.layers import Conv2D, DepthwiseConv2D, LayerNorm, Linear
 from tests.scripts.run import ROOT
+from util.errors import is_lost_worker
 
 
 @pytest.fixture(autouse=True)
@@ -214,3 +216,27 @@ def test_long_rows_are_convolved_by_paddle() -> None:
     layer = DepthwiseConv2D(2, 1)
     assert "PyLayer" in layer(normal(1, 2, 3, 96)).grad_fn.name()
     assert "PyLayer" not in layer(normal(1, 2, 3, 97)).grad_fn.name()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("(Fatal) DataLoader process (pid 1) exited is killed by signal: Killed.", True), ("something else", False)],
+)
+def test_a_worker_that_dies_during_a_backward_pass_is_told_from_other_errors(words: str, expected: bool) -> None:
+    """Paddle raises it from a signal handler, here within an operator that is written in Python."""
+
+    class Dying(paddle.autograd.PyLayer):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 2.0
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            raise SystemError(words)
+
+    x = paddle.ones([2])
+    x.stop_gradient = False
+    with pytest.raises(OSError, match="Error message in backward") as caught:
+        Dying.apply(x).sum().backward()
+    assert is_lost_worker(caught.value) == expected
+    assert not is_lost_worker(ValueError("DataLoader process"))

@@ -9,6 +9,7 @@ import pytest
 from paddle import nn
 
 from models import create_model, cvt, list_models
+from models.layers import KEEP_ALL, StochasticDepth, add_branch
 from tests.models.golden import fill, load, logits, official_name
 from tests.reference import images
 from util.options import OptimOptions
@@ -51,7 +52,7 @@ def test_average_projection_equals_the_reference(size: tuple[int, int]) -> None:
 
 
 def _small(method: str) -> nn.Layer:
-    from models.cvt import Stage
+    from models.cvt_layers import Stage
 
     stages = (
         Stage(embed_dim=16, depth=1, num_heads=1, patch_size=7, patch_stride=4, patch_padding=2),
@@ -171,23 +172,30 @@ def test_features_only_gives_the_map_of_each_stage() -> None:
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
-    from models.layers import DropPath
-
     paddle.seed(0)
-    drop = DropPath(0.25)
-    x = paddle.ones([4000, 2, 3])
-    dropped = drop(x).numpy()
-    assert set(np.unique(dropped.round(5))) == {0.0, np.float32(4 / 3).round(5)}
-    assert (dropped.min(axis=(1, 2)) == dropped.max(axis=(1, 2))).all()
-    assert abs(dropped.mean() - 1.0) < 0.05
-    drop.eval()
-    assert drop(x) is x
+    depth = StochasticDepth([0.0, 0.25, 0.5])
+    first, *others = depth(4000)
+    assert first == KEEP_ALL
+    kept = []
+    for (attn, mlp), rate in zip(others, (0.25, 0.5), strict=True):
+        for keep in (attn, mlp):
+            x, branch = paddle.ones([4000, 2, 3]), paddle.ones([4000, 2, 3])
+            added = add_branch(x, branch, keep).numpy() - 1.0
+            assert set(np.unique(added.round(4))) == {0.0, np.float32(1 / (1 - rate)).round(4)}
+            assert (added.min(axis=(1, 2)) == added.max(axis=(1, 2))).all()
+            assert abs(added.mean() - 1.0) < 0.08
+            kept.append(added[:, 0, 0] > 0)
+    correlation = np.corrcoef(np.stack(kept)) - np.eye(4)  # each branch is drawn on its own
+    assert np.abs(correlation).max() < 0.05
+    depth.eval()
+    assert depth(4) == [KEEP_ALL] * 3
+    assert add_branch(paddle.ones([1]), paddle.ones([1]), None).item() == 2.0
 
 
 def test_drop_path_rises_over_the_last_stage_only() -> None:
     model = create_model("cvt_13_224x224", drop_path_rate=0.1)
-    rates = [[1 - block.drop_path.keep_prob for block in getattr(model, f"stage{i}").blocks] for i in range(3)]
-    np.testing.assert_allclose(rates[0] + rates[1], 0.0, atol=1e-12)
+    rates = [getattr(model, f"stage{i}").stochastic_depth.rates for i in range(3)]
+    assert rates[:2] == [(0.0,), (0.0, 0.0)]
     np.testing.assert_allclose(rates[2], np.linspace(0, 0.1, 10), atol=1e-12)
 
 

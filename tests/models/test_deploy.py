@@ -8,7 +8,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from models import create_model, cvt
+from models import create_model, cvt, cvt_layers
 from models.deploy import DeployedConvAttention, deployed, fold_batch_norm
 
 STAGES = tuple(
@@ -86,7 +86,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def test_batch_norm_is_in_the_convolution_also_at_the_padded_edge() -> None:
-    projection = scramble(cvt.DepthwiseProjection(4, stride=2))
+    projection = scramble(cvt_layers.DepthwiseProjection(4, stride=2))
     images = paddle.to_tensor(np.random.default_rng(1).standard_normal((2, 4, 5, 7)).astype(np.float32))
     expected, found = projection(images).numpy(), fold_batch_norm(projection)(images).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-6)

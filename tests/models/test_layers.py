@@ -11,7 +11,17 @@ import pytest
 from paddle import Tensor
 
 from models import convit, create_model, layers
-from models.layers import Mlp, ScaledDotProduct, can_fuse, gelu, gelu_tanh, quick_gelu
+from models.layers import (
+    Mlp,
+    MultiHeadProduct,
+    ScaledDotProduct,
+    can_fuse,
+    gelu,
+    gelu_tanh,
+    merge_heads,
+    quick_gelu,
+    swap_heads,
+)
 from tests.reference import images
 
 
@@ -28,7 +38,19 @@ def test_the_fused_operator_gives_the_plain_products(scale: float) -> None:
     plain = layer(q, k, v)
     expected = F.softmax(scale * q @ k.transpose([0, 1, 3, 2]), axis=-1) @ v
     np.testing.assert_allclose(plain.numpy(), expected.numpy(), atol=1e-6)
-    np.testing.assert_allclose(layer.fused(q, k, v).numpy(), plain.numpy(), atol=1e-6)
+    np.testing.assert_allclose(layer.fused_by_head(q, k, v).numpy(), plain.numpy(), atol=1e-6)
+    heads_third = [swap_heads(t).astype("float64") for t in (q, k, v)]  # not float32: scaled before the operator
+    np.testing.assert_allclose(swap_heads(layer.fused(*heads_third)).numpy(), plain.numpy(), atol=1e-6)
+
+
+def test_heads_in_a_row_are_split_and_joined_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = qkv()
+    expected = merge_heads(ScaledDotProduct(scale=0.3, drop_rate=0.0)(q, k, v)).numpy()
+    layer = MultiHeadProduct(3, scale=0.3, drop_rate=0.0)
+    rows = [merge_heads(t) for t in (q, k, v)]
+    np.testing.assert_array_equal(layer(*rows).numpy(), expected)
+    monkeypatch.setattr(layers, "can_fuse", lambda x: True)
+    np.testing.assert_allclose(layer(*rows).numpy(), expected, atol=1e-6)
 
 
 def test_positions_for_all_images_at_once_are_the_product_with_each() -> None:
@@ -70,6 +92,23 @@ def test_dropout_of_gated_attention_is_on_the_sum_of_both_maps(monkeypatch: pyte
     paddle.seed(0)
     attn = F.dropout(0.5 * layer.scores(q, q) + 0.5 * positions, 0.5)
     np.testing.assert_allclose(dropped.numpy(), (attn @ paddle.ones_like(q)).numpy(), atol=1e-6)
+
+
+def test_a_map_is_copied_once_where_paddle_makes_views() -> None:
+    flag = "FLAGS_use_stride_kernel"  # as on a GPU
+    before = paddle.get_flags(flag)
+    paddle.set_flags({flag: True})
+    try:
+        tokens = paddle.rand([2, 6, 5])
+        tokens.stop_gradient = False
+        image = layers.tokens_to_map(tokens, 2, 3)
+        assert not tokens.transpose([0, 2, 1]).is_contiguous()
+        assert image.is_contiguous()
+        (image * paddle.arange(60, dtype="float32").reshape([2, 5, 2, 3])).sum().backward()
+        expected = np.arange(60, dtype=np.float32).reshape(2, 5, 6).swapaxes(1, 2)
+        np.testing.assert_array_equal(tokens.grad.numpy(), expected)
+    finally:
+        paddle.set_flags(before)
 
 
 def test_fusing_is_for_gpus_and_never_for_programs() -> None:

@@ -141,7 +141,7 @@ def test_features_only_gives_four_maps_of_the_grid() -> None:
 
 def test_stochastic_depth_rises_linearly() -> None:
     model = create_model("vit_s_16_224", **SMALL, drop_path_rate=0.3)
-    np.testing.assert_allclose([1 - b.drop_path.keep_prob for b in model.blocks], [0, 0.1, 0.2, 0.3], atol=1e-12)
+    np.testing.assert_allclose(model.stochastic_depth.rates, [0, 0.1, 0.2, 0.3], atol=1e-12)
 
 
 def test_layer_order_holds_every_parameter_once() -> None:

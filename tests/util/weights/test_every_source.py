@@ -12,7 +12,7 @@ import pytest
 from paddle import nn
 
 from models import create_model
-from models.cvt import Stage
+from models.cvt_layers import Stage
 from tests.golden.make_weights import (
     CONVIT,
     CVT_CLASSES,

@@ -66,7 +66,7 @@ def test_rates_of_dropout_reach_the_model() -> None:
     attention = [layer.drop.p for layer in model.sublayers() if isinstance(layer, AttentionProduct)]
     assert set(attention) == {0.2}
     assert {layer.drop.p for layer in model.sublayers() if isinstance(layer, Mlp)} == {0.1}
-    assert model.stage2.blocks[-1].drop_path.keep_prob == pytest.approx(0.7)
+    assert model.stage2.stochastic_depth.rates[-1] == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(("flags", "resumed", "expected"), [

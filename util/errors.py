@@ -144,6 +144,23 @@ class _Forgiving:
         return getattr(self._stream, name)
 
 
+def is_lost_worker(error: Exception) -> bool:
+    """Whether this is what Paddle raises, wherever the main process is, when a worker of its DataLoader dies.
+
+    It is a SystemError, and an OSError around one in the backward pass of an operator that is written in Python.
+    """
+    words = ("DataLoader process", "Blocking queue is killed")
+    return isinstance(error, SystemError | OSError) and any(part in str(error) for part in words)
+
+
+def _report_lost_worker() -> NoReturn:
+    _report(
+        "a process that loads images broke down, for the reason above; after a bus error use --no_shared_memory "
+        "(/dev/shm is too small), without any reason fewer --num_workers (memory ran out)",
+        ResumableError.exit_code,
+    )
+
+
 def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
     """Runs a script's `main` and exits: user errors become one line on standard error and their exit code.
 
@@ -166,19 +183,17 @@ def run_script(main: Callable[[Sequence[str] | None], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more while it ends
         _report("standard output was closed before the results were written", SaveError.exit_code)
     except OSError as error:
+        if is_lost_worker(error):
+            _report_lost_worker()
         if error.errno in (errno.EMFILE, errno.ENFILE):
             _report("too many files are open: `ulimit -n 4096` raises the limit", LimitError.exit_code)
         if error.errno not in _FULL_OR_BROKEN:
             _exit_internal()
         _report(f"{error.filename or 'output'}: not written: {error.strerror}", SaveError.exit_code)
-    except SystemError as error:  # Paddle's, wherever the main process is when a worker of its DataLoader dies
-        if "DataLoader process" not in str(error) and "Blocking queue is killed" not in str(error):
+    except SystemError as error:
+        if not is_lost_worker(error):
             _exit_internal()
-        _report(
-            "a process that loads images broke down, for the reason above; after a bus error use --no_shared_memory "
-            "(/dev/shm is too small), without any reason fewer --num_workers (memory ran out)",
-            ResumableError.exit_code,
-        )
+        _report_lost_worker()
     except Exception:
         _exit_internal()
     except KeyboardInterrupt:

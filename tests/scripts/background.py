@@ -31,6 +31,14 @@ def alive(pids: set[int]) -> set[int]:
     return pids & {pid for below in children().values() for pid in below}
 
 
+def started(pid: int) -> str | None:
+    """Returns when a process was started, in ticks since the machine was; None where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+
+
 class Background:
     """`bash run.sh ARGUMENTS`, or another command, in a session of its own as a terminal's foreground job is.
 
@@ -39,7 +47,7 @@ class Background:
 
     def __init__(self, *arguments: str | Path, cwd: Path, script: Path = ROOT / "run.sh", **environment: str) -> None:
         program = ["bash"] if script.suffix == ".sh" else [sys.executable]
-        self.seen: set[int] = set()
+        self.seen: dict[int, str] = {}  # process numbers, which are given out again, with when each was started
         self._out, self._err = cwd / ".stdout", cwd / ".stderr"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
@@ -71,9 +79,12 @@ class Background:
 
     def look(self) -> set[int]:
         """Returns every living process that belongs to it, also one that lost its parent since it was seen."""
-        for pid in [self.pid, *alive(self.seen)]:
-            self.seen |= {pid, *descendants(pid)}
-        return alive(self.seen)
+        for root in [self.pid, *self._left()]:
+            self.seen |= {pid: start for pid in (root, *descendants(root)) if (start := started(pid)) is not None}
+        return self._left()
+
+    def _left(self) -> set[int]:
+        return {pid for pid in alive(set(self.seen)) if started(pid) == self.seen[pid]}
 
     def launcher(self) -> int:
         """Returns the launcher's process id, once its processes have started."""

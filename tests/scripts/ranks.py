@@ -20,7 +20,7 @@ import paddle  # noqa: E402
 from paddle import Tensor  # noqa: E402
 
 from models import create_model, model_defaults  # noqa: E402
-from models.layers import DropPath  # noqa: E402
+from models.layers import Keep, StochasticDepth  # noqa: E402
 from tests.hooks import NOTHING_BETWEEN  # noqa: E402
 from tests.reference import images  # noqa: E402
 from train import TrainSettings, build_state, load_data  # noqa: E402
@@ -73,14 +73,13 @@ class Recorder:
         self.kept: list[np.ndarray] = []
         self.losses: list[float] = []
         for layer in step.model.sublayers():
-            if isinstance(layer, DropPath):
+            if isinstance(layer, StochasticDepth):
                 layer.register_forward_post_hook(self._note_kept)
         self._accumulate = step.accumulate
         step.accumulate = self._note_loss  # type: ignore[method-assign]
 
-    def _note_kept(self, layer: Any, inputs: Any, output: Tensor) -> None:
-        if layer.keep_prob < 1.0:
-            self.kept.append(output.abs().sum(axis=[1, 2]).numpy() > 0)
+    def _note_kept(self, layer: Any, inputs: Any, output: list[Keep]) -> None:
+        self.kept += [factors.flatten().numpy() > 0 for keep in output for factors in keep if factors is not None]
 
     def _note_loss(self, images: Tensor, targets: Tensor, *, group_size: int, last: bool) -> Tensor:
         loss = self._accumulate(images, targets, group_size=group_size, last=last)

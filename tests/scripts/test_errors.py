@@ -71,7 +71,7 @@ CASES = {
     "results elsewhere": (["predict.py", "--infer_imgs", "data/val", *WEIGHTS, "--output", "nowhere/x.csv"], 73, "nowhere/x.csv: cannot be written"),
     "results in another form": (["predict.py", "--infer_imgs", "data/val", *WEIGHTS, "--output", "x.txt"], 2, "must end in .jsonl or .csv"),
     "nothing to predict": (["predict.py", "--infer_imgs", "data/*.tiff", *WEIGHTS], 66, "nothing matches"),
-    "no such export": (["infer.py", "--model_dir", "nowhere", "--input_file", "data/val"], 66, "nowhere: no such folder"),
+    "no such export": (["infer.py", "--model_dir", "nowhere", "--input_file", "data/val"], 66, "nowhere: no such file or folder"),
     "size of another export": (["infer.py", "--model_dir", "export", "--input_size", "48", "--input_file", "data/val"], 78, "exported for H = 32, not 48"),
     "program of another export": (["infer.py", "--model_file", "mixed/model.json", "--input_file", "data/val"], 65, "its sha256 is not what mixed/export.json says"),
     "parameters are missing": (["infer.py", "--model_dir", "gone", "--input_file", "data/val"], 66, "gone/model.pdiparams"),

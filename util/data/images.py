@@ -74,10 +74,11 @@ def read_bytes(path: str | Path) -> bytes:
         raise ImageError(repr(str(path)), "is not a valid path") from None
 
 
-def decode_image(source: str | Path | bytes, *, name: str | None = None) -> Image.Image:
+def decode_image(source: str | Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Returns the picture as PIL RGB.
 
-    source: a path, or the file's bytes; `name` then stands for the path in errors.
+    source: a path, or the file's bytes; `name` then stands for the path in errors. max_pixels: more are refused before
+    they are decoded.
     Alpha is dropped, grey and palette pictures become RGB, CMYK goes through Pillow's plain conversion, 16-bit grey is
     divided by 256 and rounded down, animations and multi-picture files give their first frame. EXIF orientation and
     colour profiles are not applied, as in torchvision and timm, whose published accuracies rest on that. What is wrong
@@ -92,8 +93,8 @@ def decode_image(source: str | Path | bytes, *, name: str | None = None) -> Imag
     try:
         with warnings.catch_warnings(action="ignore"):  # about metadata that is not used, once an image and worker
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(path, f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+            if image.width * image.height > max_pixels:
+                raise ImageError(path, f"has {image.width} x {image.height} pixels, more than {max_pixels}")
             return _to_rgb(image)
     except ImageError:
         raise

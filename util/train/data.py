@@ -17,7 +17,7 @@ from util.data.shard_files import ShardOrder
 from util.data.splits import load_split
 from util.data.transforms import TrainTransform, train_transform
 from util.distributed import World
-from util.errors import MismatchError, UsageError
+from util.errors import MismatchError, UsageError, is_lost_worker
 from util.options import AugmentOptions, DataOptions, LoaderOptions, MixOptions, TrainDataOptions
 from util.stop import StopWaiting
 
@@ -216,7 +216,9 @@ class TrainingData:
         """Turns Paddle's error about a dead worker, which comes wherever this process is, into one that names it."""
         try:
             yield
-        except SystemError:
+        except (SystemError, OSError) as error:
+            if not is_lost_worker(error):
+                raise
             for loader in self.loaders():
                 loader.check_workers()
             raise

@@ -10,7 +10,7 @@ Each program is run on the spot and compared with the model. The output is logit
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from util.settings import Settings, parse
 from util.weights.sources import list_if_asked
 
 if TYPE_CHECKING:
-    from util.deploy.bundle import Manifest
+    from util.deploy.manifest import Manifest
     from util.restore import Trained
 
 
@@ -47,10 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     import models
     from models.deploy import deployed
     from util import distributed
-    from util.deploy.bundle import INT8, read_manifest
+    from util.deploy.bundle import INT8, load_bundle
     from util.deploy.calibration import read_calibration
     from util.deploy.export import export
     from util.deploy.onnx_export import check_packages
+    from util.deploy.triton import version_folder, write_model
     from util.log import start_logging
     from util.restore import chosen_weights, restore
 
@@ -73,38 +74,48 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     folder = Path(settings.export.output)
     chosen = settings.export
-    if chosen.format == "onnx" or chosen.int8 is not None:
+    onnx = chosen.format != "paddle"
+    if onnx or chosen.int8 is not None:
         check_packages(int8=chosen.int8 is not None)
     calibration = None
     if chosen.int8 is not None:
         calibration = read_calibration(chosen.int8, trained.preprocessing.transform(), at_most=chosen.int8_images)
     sizes = [(height, width), (height + 16, width + 48)] if open_size else [(height, width)]
+    manifest = manifest_of(trained, open_size=open_size, licence=chosen.licence)
+    if chosen.format == "triton":
+        if folder.suffix == ".zip":
+            raise UsageError("--format triton writes a folder, the model repository; got an --output that ends in .zip")
+        repository, folder = folder, version_folder(folder, manifest)
     differences = export(
         trained.model,
-        manifest_of(trained, open_size=open_size),
+        manifest,
         folder,
         threads=arithmetic.threads,
         sizes=sizes,
         form=deployed(trained.model) if chosen.fold else None,
-        onnx=chosen.format == "onnx",
+        onnx=onnx,
         calibration=calibration,
     )
+    if chosen.format == "triton":
+        write_model(repository, manifest)
     for program, difference in differences.items():
         log.info(f"{folder / program}: largest difference from the model {difference:.2e}")
     if calibration is not None:
-        figures = read_manifest(folder).int8
+        figures = load_bundle(folder).manifest.int8
         log.info(
             f"{folder / INT8}: its best class is that of fp32 for {100 * figures['agreement']:.2f} % of "
             f"{figures['held_out_images']} pictures that it was not calibrated with"
         )
+    if chosen.format == "triton":
+        log.info(f"serve it: tritonserver --model-repository {shlex.quote(str(repository))}")
     log.info(f"run it: python infer.py --model_dir {shlex.quote(str(folder))} --input_file IMAGE")
 
 
-def manifest_of(trained: "Trained", *, open_size: bool) -> "Manifest":
+def manifest_of(trained: "Trained", *, open_size: bool, licence: str | None) -> "Manifest":
     """Returns what `export.json` will say, before the files are written: no hashes, no int8."""
     import paddle
 
-    from util.deploy.bundle import Manifest
+    from util.deploy.manifest import Manifest
 
     channels, height, width = trained.preprocessing.input_size
     return Manifest(
@@ -116,6 +127,7 @@ def manifest_of(trained: "Trained", *, open_size: bool) -> "Manifest":
         preprocess=trained.preprocessing.to_plain(),
         sha256={},
         numerics=trained.model.numerics(),
+        card=trained.card if licence is None else replace(trained.card, licence=licence),
         versions={"paddle": paddle.__version__},
     )
 

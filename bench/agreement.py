@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from bench.exported import export_random, random_model
     from models import model_defaults
     from util.data.preprocessing import resolve_preprocessing
-    from util.deploy.bundle import INT8, ONNX, PROGRAMS, open_bundle
+    from util.deploy.bundle import INT8, ONNX, PROGRAMS, load_bundle
     from util.deploy.calibration import Calibration
     from util.deploy.engines import Engine, is_installed, start_engine
     from util.options import PreprocessOptions
@@ -57,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         engines += [Engine(name="onnxruntime", precision="fp32", programs=(ONNX,)),
                     Engine(name="onnxruntime", precision="int8", programs=(INT8,))]  # fmt: skip
         for engine in engines:
-            bundle = open_bundle(folder, None, None, programs=engine.programs)
-            forward = start_engine(engine, bundle, device="cpu", threads=given.threads, onednn=True)
+            program = load_bundle(folder).program(engine.programs)
+            forward = start_engine(engine, program, device="cpu", threads=given.threads, onednn=True)
             found = np.concatenate([forward(image[None]) for image in compared])
             same = (found.argmax(1) == expected.argmax(1)).mean()
-            lines.append([str(engine), bundle.program.name, f"{np.abs(found - expected).max():.1e}",
+            lines.append([str(engine), program.path.name, f"{np.abs(found - expected).max():.1e}",
                           f"{np.abs(expected).max():.2f}", f"{100 * same:.1f} %"])  # fmt: skip
     named = len(set(expected.argmax(1)))
     print(f"{given.model}, random weights, {COMPARED} photographs, {named} different best classes")

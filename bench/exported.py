@@ -9,9 +9,10 @@ from paddle import nn
 from models import create_model, model_defaults
 from models.deploy import deployed
 from util.data.preprocessing import resolve_preprocessing
-from util.deploy.bundle import INT8, ONNX, Manifest
+from util.deploy.bundle import INT8, ONNX
 from util.deploy.calibration import Calibration
 from util.deploy.export import export
+from util.deploy.manifest import Manifest
 from util.options import PreprocessOptions
 
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from util.deploy.bundle import MANIFEST, PARAMS, read_manifest
+from util.deploy.bundle import PARAMS
+from util.deploy.manifest import MANIFEST, read_manifest
 from util.errors import MismatchError, MissingInputError, UsageError, UserError, WeightsError, run_script
 from util.files import check_new_file, kind_of
 from util.settings import tool_parser

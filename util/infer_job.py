@@ -19,7 +19,7 @@ from typing import Any
 from util.data.images import ImageError
 from util.data.paths import Paths
 from util.data.preprocessing import Preprocessing
-from util.deploy.bundle import Bundle
+from util.deploy.manifest import Manifest
 from util.errors import DataError, MismatchError, SaveError, UsageError, UserError
 from util.interrupts import Interrupts
 from util.notes import NOTES_VARIABLE
@@ -66,7 +66,7 @@ def device_of_share(device: str) -> str:
 
 
 def facts_of(
-    files: Paths, bundle: Bundle, preprocessing: Preprocessing, class_names: Sequence[str], *, precision: str
+    files: Paths, manifest: Manifest, preprocessing: Preprocessing, class_names: Sequence[str], *, precision: str
 ) -> dict[str, Any]:
     """Returns what must be equal for going on: images, model, precision, preprocessing and names of classes.
 
@@ -76,7 +76,7 @@ def facts_of(
         "version": VERSION,
         "images": len(files),
         "list of images": hashlib.sha256(files.joined.tobytes()).hexdigest(),
-        "model": bundle.manifest.sha256,  # of all its programs, since each may go on
+        "model": manifest.sha256,  # of all its programs, since each may go on
         "precision": precision,
         "preprocessing": preprocessing.to_plain(),
         "class names": hashlib.sha256("\0".join(class_names).encode("utf-8", "surrogateescape")).hexdigest(),

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -37,14 +37,24 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-def top_k(logits: np.ndarray, files: Sequence[str], class_names: Sequence[str]) -> list[Prediction]:
-    """Returns each image's best min(5, K) classes from logits (B, K); equal scores in the order of the classes."""
+def top_k(
+    logits: np.ndarray,
+    files: Sequence[str],
+    class_names: Sequence[str],
+    *,
+    k: int = TOP_K,
+    output: Literal["logits", "probabilities"] = "logits",
+) -> list[Prediction]:
+    """Returns each image's best min(k, K) classes from logits (B, K); equal scores in the order of the classes.
+
+    output: `probabilities` where the model has taken the softmax itself.
+    """
     if logits.shape[1] != len(class_names):
         raise MismatchError(f"the model has {logits.shape[1]} classes, but {len(class_names)} are named")
     if not np.isfinite(logits).all():
         raise NonFiniteLossError(f"the model gives NaN or infinite logits for {files[0]} or its batch")
-    scores = softmax(logits)
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :TOP_K]  # (B, k)
+    scores = softmax(logits) if output == "logits" else logits
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :k]  # (B, k)
     return [
         Prediction(
             class_ids=[int(i) for i in ids],

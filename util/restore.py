@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from util.data.class_names import readable_names
 from util.data.preprocessing import Preprocessing, describe_differences, resolve_preprocessing
+from util.deploy.manifest import Card
 from util.errors import MismatchError, UsageError, WeightsError
 from util.options import ModelOptions, PreprocessOptions, WeightsOptions
 from util.weights import LoadedWeights, apply_weights, read_weights
@@ -39,6 +40,7 @@ class Trained:
     preprocessing: Preprocessing
     class_folders: list[str] | None  # names of the training folders; None when training read a list
     class_names: list[str]  # what to call the classes
+    card: Card  # where the weights are from, and how good they are
 
 
 class UnnamedModelError(UsageError):
@@ -144,4 +146,25 @@ def restore(
         preprocessing=preprocessing,
         class_folders=folders,
         class_names=names or readable_names(folders, num_classes, names_file),
+        card=_card(path, weights, published, use_ema=use_ema),
     )
+
+
+def _card(path: Path, weights: LoadedWeights, published: Source | None, *, use_ema: bool) -> Card:
+    """Returns what is known of the weights: from their publisher, their export, or the run that trained them."""
+    if published is not None:
+        by = None if published.measured_by is None else f"ImageNet-1k validation, by {published.measured_by}"
+        return Card(
+            source=f"{published.origin}, {published.url}",
+            licence=published.licence,
+            top1=published.top1,
+            top5=published.top5,
+            measured=by,
+        )
+    if "card" in weights.state:
+        return Card(**weights.state["card"])
+    progress, suffix = weights.state.get("progress", {}), "_ema" if use_ema else ""
+    best = progress.get(f"best_acc1{suffix}", -1.0)
+    if best < 0 or progress.get(f"best_update{suffix}") != progress.get("update"):
+        return Card(source=path.name)
+    return Card(source=path.name, top1=round(best, 3), measured="evaluation split of its training")

@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.side import serve
 from util import runtime
-from util.deploy.bundle import open_bundle
+from util.deploy.bundle import load_bundle
 from util.deploy.engines import Engine, choose_engine, start_engine
 from util.errors import run_script
 
@@ -23,13 +23,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args(argv)
     passes = max(1, 16 // given.batch_size)
-    engine = choose_engine(given.engine, given.precision, device="cpu", program=None, onednn=True)
+    engine = choose_engine(given.engine, given.precision, device="cpu", given=None, onednn=True)
     if given.within_paddle:
         engine = Engine(name="paddle-openvino", precision=given.precision, programs=("model.pdmodel",))
-    bundle = open_bundle(given.model_dir, None, None, programs=engine.programs)
+    program = load_bundle(given.model_dir).program(engine.programs)
     threads = runtime.start(given.threads).threads if engine.needs_paddle else given.threads
-    forward = start_engine(engine, bundle, device="cpu", threads=threads, onednn=True)
-    size = bundle.manifest.preprocessing().input_size
+    forward = start_engine(engine, program, device="cpu", threads=threads, onednn=True)
+    size = program.manifest.preprocessing().input_size
     images = np.random.default_rng(0).standard_normal((given.batch_size, *size), dtype=np.float32)
 
     def measure() -> float:

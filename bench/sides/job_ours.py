@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.side import serve
 from util import runtime
-from util.deploy.bundle import open_bundle
+from util.deploy.bundle import load_bundle
 from util.deploy.engines import choose_engine, start_engine
 from util.infer_job import InferJob, Share, facts_of, run_job
 from util.inputs import collect_inputs
@@ -32,11 +32,11 @@ parser.add_argument("--threads", type=int, default=2, help="of the engine")
 parser.add_argument("--num_workers", type=int, default=2, help="threads that load images")
 given = parser.parse_args()
 
-engine = choose_engine(given.engine, "fp32", device="cpu", program=None, onednn=True)
-bundle = open_bundle(given.model_dir, None, None, programs=engine.programs)
-preprocessing = bundle.manifest.preprocessing()
+engine = choose_engine(given.engine, "fp32", device="cpu", given=None, onednn=True)
+program = load_bundle(given.model_dir).program(engine.programs)
+preprocessing = program.manifest.preprocessing()
 threads = runtime.start(given.threads).threads if engine.needs_paddle else given.threads
-forward = start_engine(engine, bundle, device="cpu", threads=threads, onednn=True)
+forward = start_engine(engine, program, device="cpu", threads=threads, onednn=True)
 
 
 def measure_engine() -> float:
@@ -52,9 +52,9 @@ def measure_job() -> float:
     begun = time.perf_counter()
     found = collect_inputs(given.images)
     files = found.select(np.arange(given.num_images) % len(found))  # over again where there are not as many
-    names = bundle.manifest.class_names
+    names = program.manifest.class_names
     with tempfile.TemporaryDirectory() as folder:
-        facts = facts_of(files, bundle, preprocessing, names, precision="fp32")
+        facts = facts_of(files, program.manifest, preprocessing, names, precision="fp32")
         job = InferJob(str(Path(folder, "results.jsonl")), files, share=Share(), facts=facts, go_on=False)
         predict = partial(
             predict_places, files, transform=preprocessing.transform(), forward=forward, class_names=names,

@@ -16,6 +16,7 @@ from export_model import ExportSettings
 from infer import InferSettings
 from models import model_info
 from predict import PredictSettings
+from serve import ServeSettings
 from tests.models.test_registry import SIZES
 from train import TrainSettings
 from util import errors
@@ -32,6 +33,7 @@ SCRIPTS: dict[str, tuple[type[Settings], str | None]] = {
     "predict.py": (PredictSettings, None),
     "export_model.py": (ExportSettings, None),
     "infer.py": (InferSettings, None),
+    "serve.py": (ServeSettings, None),
     "util.weights": (ConvertSettings, "source"),
 }
 TOOLS = {  # started with `python -m`, with options of their own

@@ -67,12 +67,12 @@ remode=pixel, recount=1, recount_min=1, rearea=0.02 0.333333, train_interpolatio
 cutmix_minmax=none, mixup_prob=1, mixup_switch_prob=0.5, mixup_mode=batch, mixup_off_epoch=0, smoothing=0.1,
 bce_loss=false, bce_sum=false, bce_target_thresh=none, drop_rate=0, drop_path_rate=none, resume=none, pretrained=none,
 opt=sgd, opt_eps=none, opt_betas=none, momentum=0.9, weight_decay=2e-05, filter_bias_and_bn=true, clip_grad=none,
-clip_mode=norm, layer_decay=none, update_freq=1, grad_checkpointing=false, sync_bn=false, amp=false,
-amp_dtype=float16, model_ema=false, model_ema_decay=0.9998, model_ema_warmup=false, sched=cosine, t_in_epochs=true,
-lr=none, lr_base=0.1, lr_base_size=256, lr_base_scale=none, warmup_lr=1e-05, min_lr=0, epochs=300, warmup_epochs=5,
-cooldown_epochs=0, decay_epochs=90, decay_milestones=90 180 270, decay_rate=0.1, poly_power=0.1, start_epoch=none,
-device=cuda, seed=42, log_interval=50, checkpoint_hist=10, output=output/train, experiment=none, log_wandb=false,
-wandb_project=none
+clip_mode=norm, layer_decay=none, update_freq=1, grad_checkpointing=false, sync_bn=false,
+amp=false, amp_dtype=float16, model_ema=false, model_ema_decay=0.9998, model_ema_warmup=false, sched=cosine,
+t_in_epochs=true, lr=none, lr_base=0.1, lr_base_size=256, lr_base_scale=none, warmup_lr=1e-05, min_lr=0, epochs=300,
+warmup_epochs=5, cooldown_epochs=0, decay_epochs=90, decay_milestones=90 180 270, decay_rate=0.1, poly_power=0.1,
+start_epoch=none, device=cuda, seed=42, log_interval=50, checkpoint_hist=10, output=output/train, experiment=none,
+log_wandb=false, wandb_project=none
 """
 # Keys of ppcls/configs/ImageNet/CvT/*.yaml at commit d178931, from their last section on.
 PADDLECLAS = """

@@ -17,8 +17,9 @@ import models
 from tests.checkpoints import PREPROCESS, write_checkpoint
 from tests.scripts.run import ROOT
 from util.checkpoint import collect_checkpoints, main
-from util.deploy.bundle import MANIFEST, PARAMS, Manifest
+from util.deploy.bundle import PARAMS
 from util.deploy.export import export
+from util.deploy.manifest import MANIFEST, Manifest
 from util.errors import MismatchError, MissingInputError, OutputError, UsageError, WeightsError
 from util.options import ModelOptions, PreprocessOptions, WeightsOptions
 from util.restore import Trained, restore

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from util.deploy.bundle import INT8, ONNX, PROGRAMS, Bundle, Contents
+from util.deploy.bundle import INT8, ONNX, PROGRAMS, Contents, Program
 from util.errors import UsageError, WeightsError
 
 Forward = Callable[[np.ndarray], np.ndarray]  # images float32 (B, C, H, W) -> logits float32 (B, K)
@@ -73,17 +73,17 @@ def choose_engine(
     precision: Precision,
     *,
     device: str,
-    program: str | None,
+    given: str | None,
     onednn: bool,
     contents: Contents = Contents(),  # noqa: B008  it does not change
 ) -> Engine:
     """Returns the engine for a setting; for `auto` the fastest that is installed and runs the program.
 
-    device: `cpu`, or one that Paddle alone knows. program: file name that the user gave, or None for a whole export,
-    which has `contents`. OpenVINO does not read all `.pdmodel` that are not folded (`erf`, `unbind`), and all ONNX.
-    onednn: without, `auto` is Paddle Inference. What does not go together, or is not installed, is a UsageError.
+    device: `cpu`, or one that Paddle alone knows. given: name of the program that the user gave, or None for a whole
+    export, which has `contents`. OpenVINO does not read all `.pdmodel` that are not folded (`erf`, `unbind`), and all
+    ONNX. onednn: without, `auto` is Paddle Inference. What does not go together, or is not installed, is a UsageError.
     """
-    suffix = Path(program).suffix if program is not None else None
+    suffix = Path(given).suffix if given is not None else None
     if name == "auto":
         _check(onednn or suffix != ".onnx", "--no_onednn is for Paddle Inference, which runs no .onnx; leave it out")
         name = _fastest(precision, device=device, suffix=suffix, onednn=onednn, contents=contents)
@@ -111,16 +111,16 @@ def choose_engine(
     _check(device == "cpu" or name == "paddle", f"--engine {name} runs on the CPU; got --device {device}")
     _check(
         suffix is None or suffix in suffixes,
-        f"--engine {name} runs {', '.join(sorted(suffixes))}; got --model_file {program}",
+        f"--engine {name} runs {', '.join(sorted(suffixes))}; got --model_file {given}",
     )
     _check(
         precision != "bf16" or has_bfloat16(),
         "--precision bf16: this processor has neither AVX512_BF16 nor AMX, so it would compute in fp32; leave it out",
     )
-    if program is not None and suffix != ".pdiparams":
-        is_int8 = program == INT8
+    if given is not None and suffix != ".pdiparams":
+        is_int8 = given == INT8
         _check(not is_int8 or precision == "int8", f"{INT8} computes in int8: add --precision int8")
-        _check(is_int8 or precision != "int8", f"--precision int8 runs {INT8}; got --model_file {program}")
+        _check(is_int8 or precision != "int8", f"--precision int8 runs {INT8}; got --model_file {given}")
     return engine
 
 
@@ -154,29 +154,29 @@ def may_have_gpu() -> bool:
     return True
 
 
-def start_engine(engine: Engine, bundle: Bundle, *, device: str, threads: int, onednn: bool) -> Forward:
+def start_engine(engine: Engine, program: Program, *, device: str, threads: int, onednn: bool) -> Forward:
     """Returns a function that runs the program. One caller at a time: predictors are not to be shared by threads.
 
     device: `cpu` or `gpu[:N]`; threads: of CPU arithmetic; onednn: oneDNN's kernels in Paddle Inference on CPU.
     """
     if engine.name == "paddle":
-        forward = paddle_engine(bundle, device=device, threads=threads, onednn=onednn)
+        forward = paddle_engine(program, device=device, threads=threads, onednn=onednn)
     elif engine.name == "paddle-openvino":
-        forward = paddle_openvino_engine(bundle, threads=threads, precision=engine.precision)
+        forward = paddle_openvino_engine(program, threads=threads, precision=engine.precision)
     elif engine.name == "openvino":
-        forward = openvino_engine(bundle, threads=threads, precision=engine.precision)
+        forward = openvino_engine(program, threads=threads, precision=engine.precision)
     else:
-        forward = onnxruntime_engine(bundle, threads=threads)
+        forward = onnxruntime_engine(program, threads=threads)
 
     def checked(images: np.ndarray) -> np.ndarray:
         try:
             logits = forward(images)
         except _run_errors(engine) as error:
             raise WeightsError(
-                f"{bundle.program}: {engine} fails on images {images.shape}: {_last_line(error)}"
+                f"{program.path}: {engine} fails on images {images.shape}: {_last_line(error)}"
             ) from None
         if len(logits) != len(images):  # the OpenVINO within Paddle prints what is wrong, and goes on
-            raise WeightsError(f"{bundle.program}: {engine} fails on images {images.shape}: logits {logits.shape}")
+            raise WeightsError(f"{program.path}: {engine} fails on images {images.shape}: logits {logits.shape}")
         return logits
 
     return checked
@@ -200,11 +200,11 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
-def paddle_engine(bundle: Bundle, *, device: str, threads: int, onednn: bool) -> Forward:
+def paddle_engine(program: Program, *, device: str, threads: int, onednn: bool) -> Forward:
     """Returns Paddle Inference with its own kernels, on `cpu` or `gpu[:N]`. One caller at a time."""
     import paddle.inference as inference
 
-    config = inference.Config(str(bundle.program), str(bundle.params))
+    config = inference.Config(str(program.path), str(program.params))
     if device.startswith("gpu"):
         number = int(device.partition(":")[2] or 0)
         config.enable_use_gpu(256, number)
@@ -217,18 +217,18 @@ def paddle_engine(bundle: Bundle, *, device: str, threads: int, onednn: bool) ->
             config.disable_mkldnn()
     else:
         raise UsageError(f"infer.py runs on cpu or gpu; got --device {device}")
-    return _predictor(inference, config, bundle.program)
+    return _predictor(inference, config, program.path)
 
 
-def paddle_openvino_engine(bundle: Bundle, *, threads: int, precision: Precision) -> Forward:
+def paddle_openvino_engine(program: Program, *, threads: int, precision: Precision) -> Forward:
     """Returns the OpenVINO that Paddle Inference carries, on a `.pdmodel`; a `.json` it would silently not take.
 
     precision: fp32 or bf16. One caller at a time.
     """
     import paddle.inference as inference
 
-    assert bundle.program.suffix == ".pdmodel"
-    config = inference.Config(str(bundle.program), str(bundle.params))
+    assert program.path.suffix == ".pdmodel"
+    config = inference.Config(str(program.path), str(program.params))
     config.disable_gpu()
     config.set_cpu_math_library_num_threads(threads)
     types = {"fp32": inference.PrecisionType.Float32, "bf16": inference.PrecisionType.Bfloat16}
@@ -238,15 +238,15 @@ def paddle_openvino_engine(bundle: Bundle, *, threads: int, precision: Precision
     # it keeps what it compiled, by default in `__cache__` of the working directory, and would trust what lies there
     with tempfile.TemporaryDirectory(prefix="openvino.") as cache:
         config.set_optim_cache_dir(cache)
-        return _predictor(inference, config, bundle.program)
+        return _predictor(inference, config, program.path)
 
 
-def _predictor(inference: ModuleType, config: "inference.Config", program: Path) -> Forward:  # type: ignore[name-defined]  # noqa: F821
+def _predictor(inference: ModuleType, config: "inference.Config", path: Path) -> Forward:  # type: ignore[name-defined]  # noqa: F821
     config.disable_glog_info()
     try:
         predictor = inference.create_predictor(config)
     except (RuntimeError, ValueError, OSError) as error:
-        raise WeightsError(f"{program}: Paddle Inference cannot load it: {_last_line(error)}") from None
+        raise WeightsError(f"{path}: Paddle Inference cannot load it: {_last_line(error)}") from None
     source = predictor.get_input_handle(predictor.get_input_names()[0])
     target = predictor.get_output_handle(predictor.get_output_names()[0])
 
@@ -258,7 +258,7 @@ def _predictor(inference: ModuleType, config: "inference.Config", program: Path)
     return forward
 
 
-def openvino_engine(bundle: Bundle, *, threads: int, precision: Precision) -> Forward:
+def openvino_engine(program: Program, *, threads: int, precision: Precision) -> Forward:
     """Returns the OpenVINO package on a `.pdmodel` or `.onnx`. One caller at a time.
 
     precision: fp32 or bf16.
@@ -275,9 +275,9 @@ def openvino_engine(bundle: Bundle, *, threads: int, precision: Precision) -> Fo
         "PERFORMANCE_HINT": "LATENCY",  # one batch after the other, on all threads
     }
     try:
-        compiled = core.compile_model(core.read_model(str(bundle.program)), "CPU", options)
+        compiled = core.compile_model(core.read_model(str(program.path)), "CPU", options)
     except RuntimeError as error:
-        raise WeightsError(f"{bundle.program}: OpenVINO cannot load it: {_last_line(error)}") from None
+        raise WeightsError(f"{program.path}: OpenVINO cannot load it: {_last_line(error)}") from None
     request = compiled.create_infer_request()
 
     def forward(images: np.ndarray) -> np.ndarray:
@@ -287,7 +287,7 @@ def openvino_engine(bundle: Bundle, *, threads: int, precision: Precision) -> Fo
     return forward
 
 
-def onnxruntime_engine(bundle: Bundle, *, threads: int) -> Forward:
+def onnxruntime_engine(program: Program, *, threads: int) -> Forward:
     """Returns ONNX Runtime on a `.onnx`, fp32 or quantised. One caller at a time."""
     try:
         import onnxruntime
@@ -301,9 +301,9 @@ def onnxruntime_engine(bundle: Bundle, *, threads: int) -> Forward:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     try:
-        session = onnxruntime.InferenceSession(str(bundle.program), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(program.path), options, providers=["CPUExecutionProvider"])
     except _onnxruntime_errors() as error:
-        raise WeightsError(f"{bundle.program}: ONNX Runtime cannot load it: {_last_line(error)}") from None
+        raise WeightsError(f"{program.path}: ONNX Runtime cannot load it: {_last_line(error)}") from None
     name = session.get_inputs()[0].name
 
     def forward(images: np.ndarray) -> np.ndarray:

@@ -13,9 +13,11 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from util.deploy.bundle import INT8, MANIFEST, ONNX, PARAMS, PROGRAMS, Bundle, Manifest, file_sha256
+from util.deploy.archive import SUFFIX, pack
+from util.deploy.bundle import INT8, ONNX, PARAMS, PROGRAMS, Program
 from util.deploy.calibration import Calibration
 from util.deploy.engines import onnxruntime_engine, paddle_engine
+from util.deploy.manifest import MANIFEST, Manifest, file_sha256
 from util.deploy.onnx_export import check_packages, write_int8, write_onnx
 from util.errors import MismatchError, NonFiniteLossError, OutputError, SaveError, WeightsError
 from util.weights.exported import read_parameters
@@ -78,7 +80,7 @@ def export(
     onnx: bool = False,
     calibration: Calibration | None = None,
 ) -> dict[str, float]:
-    """Writes the bundle to `folder` and returns each program's largest difference from the model's logits.
+    """Writes the bundle to `folder`, or to one `.zip`, and returns each program's largest difference from the model.
 
     manifest: everything but hashes and int8. sizes: heights and widths to compare at. form: what is written in place of
     the model, with the same forward and other weights. onnx: also write `model.onnx`; calibration: and
@@ -93,7 +95,8 @@ def export(
     onnx = onnx or calibration is not None
     if onnx:
         check_packages(int8=calibration is not None)
-    with _folder_beside(folder) as beside:
+    is_archive = folder.suffix == SUFFIX
+    with _folder_beside(folder.parent if is_archive else folder) as beside:
         try:
             _write(model if form is None else form, beside, manifest.input_shape, onnx=onnx)
             if form is None:
@@ -102,8 +105,8 @@ def export(
             raise SaveError(f"{folder}: not written: {error.strerror or error}") from None
         try:
             differences = {
-                program.name: _difference(model, Bundle(program, params, manifest), threads, sizes)
-                for program, params in _programs(beside, onnx=onnx)
+                program.path.name: _difference(model, program, threads, sizes)
+                for program in _programs(beside, manifest, onnx=onnx)
             }
         except WeightsError as error:  # Paddle does not notice a full disk while it writes
             raise SaveError(f"{folder}: what was written cannot be read back (is the disk full?): {error}") from None
@@ -114,8 +117,21 @@ def export(
             replace(manifest, sha256={name: file_sha256(beside / name) for name in names}).write(beside)
         except OSError as error:
             raise SaveError(f"{folder}: not written: {error.strerror or error}") from None
-        _move(beside, folder, [*names, MANIFEST])
+        if is_archive:
+            _pack(beside, folder, [*names, MANIFEST])
+        else:
+            _move(beside, folder, [*names, MANIFEST])
     return differences
+
+
+def _pack(beside: Path, target: Path, names: list[str]) -> None:
+    """Puts the files into an archive, which takes its place when it is whole."""
+    packed = beside / f"packed{SUFFIX}"
+    try:
+        pack(beside, names, packed)
+        os.replace(packed, target)
+    except OSError as error:
+        raise SaveError(f"{target}: not written: {error.strerror}") from None
 
 
 def _move(beside: Path, folder: Path, names: list[str]) -> None:
@@ -130,10 +146,10 @@ def _move(beside: Path, folder: Path, names: list[str]) -> None:
         raise SaveError(f"{folder / name}: not written: {error.strerror}") from None
 
 
-def _programs(folder: Path, *, onnx: bool) -> list[tuple[Path, Path]]:
-    """Returns each program in float32 with the file of its parameters."""
-    found = [(folder / program, folder / PARAMS) for program in PROGRAMS]
-    return [*found, (folder / ONNX, folder / ONNX)] if onnx else found
+def _programs(folder: Path, manifest: Manifest, *, onnx: bool) -> list[Program]:
+    """Returns each program in float32."""
+    files = [(name, PARAMS) for name in PROGRAMS] + ([(ONNX, ONNX)] if onnx else [])
+    return [Program(path=folder / name, params=folder / params, manifest=manifest) for name, params in files]
 
 
 def _write(layer: nn.Layer, folder: Path, shape: tuple[int | None, ...], *, onnx: bool) -> None:
@@ -163,13 +179,13 @@ def _parameter_names(model: nn.Layer, params: Path) -> tuple[str | None, ...]:
 
 
 @paddle.no_grad()
-def _difference(model: nn.Layer, bundle: Bundle, threads: int, sizes: list[tuple[int, int]]) -> float:
-    if bundle.program.name == ONNX:
-        forward = onnxruntime_engine(bundle, threads=threads)
+def _difference(model: nn.Layer, program: Program, threads: int, sizes: list[tuple[int, int]]) -> float:
+    if program.path.name == ONNX:
+        forward = onnxruntime_engine(program, threads=threads)
     else:
-        forward = paddle_engine(bundle, device="cpu", threads=threads, onednn=True)
+        forward = paddle_engine(program, device="cpu", threads=threads, onednn=True)
     rng = np.random.default_rng(0)
-    channels = bundle.manifest.preprocessing().input_size[0]
+    channels = program.manifest.preprocessing().input_size[0]
     largest = 0.0
     for height, width in sizes:
         for batch in CHECK_BATCHES:
@@ -181,7 +197,7 @@ def _difference(model: nn.Layer, bundle: Bundle, threads: int, sizes: list[tuple
             limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
             if not difference <= limit:
                 raise MismatchError(
-                    f"{bundle.program.name} differs from the model by {difference:.2e} (limit {limit:.2e}) at batch "
+                    f"{program.path.name} differs from the model by {difference:.2e} (limit {limit:.2e}) at batch "
                     f"{batch}, {height} x {width}; nothing was written"
                 )
             largest = max(largest, difference)

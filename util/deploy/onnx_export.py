@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from util.deploy.bundle import INT8, ONNX, PARAMS, PROGRAMS, Bundle, Manifest
+from util.deploy.bundle import INT8, ONNX, PARAMS, PROGRAMS, Program
 from util.deploy.calibration import Calibration
 from util.deploy.engines import REQUIREMENTS, Forward, is_installed, onnxruntime_engine
+from util.deploy.manifest import Manifest
 from util.errors import UsageError
 
 OPSET = 17  # the first with LayerNormalization
@@ -75,7 +76,7 @@ def write_int8(folder: Path, manifest: Manifest, calibration: Calibration, *, th
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    fp32 = onnxruntime_engine(Bundle(folder / ONNX, folder / ONNX, manifest), threads=threads)
+    fp32 = onnxruntime_engine(Program(path=folder / ONNX, params=folder / ONNX, manifest=manifest), threads=threads)
     name, nodes = _input_and_weighted_nodes(folder / ONNX)
 
     class Reader(CalibrationDataReader):
@@ -101,7 +102,7 @@ def write_int8(folder: Path, manifest: Manifest, calibration: Calibration, *, th
         # what comes out goes into a sum, a norm or attention, which are float32
         extra_options={"OpTypesToExcludeOutputQuantization": list(QUANTISED)},
     )
-    int8 = onnxruntime_engine(Bundle(folder / INT8, folder / INT8, manifest), threads=threads)
+    int8 = onnxruntime_engine(Program(path=folder / INT8, params=folder / INT8, manifest=manifest), threads=threads)
     share = agreement(fp32, int8, calibration.held_out)
     return {
         "calibration_images": len(calibration.images),

@@ -20,22 +20,56 @@ from util.options.data import (
 from util.options.model import EmaChoiceOptions, ModelOptions, RegularisationOptions, WeightsOptions
 from util.options.optim import EmaOptions, OptimOptions, PrecisionOptions, ScheduleOptions
 from util.options.run import DeviceOptions, RunOptions, ThreadOptions
-from util.options.scripts import ConvertOptions, EvalOptions, ExportOptions, InferOptions, PredictOptions
+from util.options.scripts import (
+    ConvertOptions,
+    EngineOptions,
+    EvalOptions,
+    ExportOptions,
+    InferOptions,
+    PredictOptions,
+    ServeOptions,
+)
 
 __all__ = [
-    "GROUPS", "REMOVED", "YACS_NAMES", "AugmentOptions", "BatchOptions", "ClassNamesOptions", "ConvertOptions",
+    "GROUPS",
+    "REMOVED",
+    "YACS_NAMES",
+    "AugmentOptions",
+    "BatchOptions",
+    "ClassNamesOptions",
+    "ConvertOptions",
     "DataOptions",
-    "DeviceOptions", "EmaChoiceOptions", "EmaOptions", "EvalOptions", "ExportOptions", "InferOptions", "LoaderOptions",
-    "LossOptions", "MixOptions", "ModelOptions", "OptimOptions", "PrecisionOptions", "PredictOptions",
-    "PreprocessOptions", "RegularisationOptions", "RunOptions", "ScheduleOptions", "ThreadOptions",
-    "TrainDataOptions", "WeightsOptions", "all_keys", "yaml_keys",
+    "DeviceOptions",
+    "EmaChoiceOptions",
+    "EmaOptions",
+    "EngineOptions",
+    "EvalOptions",
+    "ExportOptions",
+    "InferOptions",
+    "LoaderOptions",
+    "LossOptions",
+    "MixOptions",
+    "ModelOptions",
+    "OptimOptions",
+    "PrecisionOptions",
+    "PredictOptions",
+    "PreprocessOptions",
+    "RegularisationOptions",
+    "RunOptions",
+    "ScheduleOptions",
+    "ServeOptions",
+    "ThreadOptions",
+    "TrainDataOptions",
+    "WeightsOptions",
+    "all_keys",
+    "yaml_keys",
 ]  # fmt: skip
 
 GROUPS: tuple[type[Any], ...] = (
     DataOptions, TrainDataOptions, ClassNamesOptions, BatchOptions, LoaderOptions, PreprocessOptions, AugmentOptions,
     MixOptions, LossOptions, ModelOptions, RegularisationOptions, WeightsOptions, EmaChoiceOptions, OptimOptions,
     PrecisionOptions, EmaOptions, ScheduleOptions, DeviceOptions, ThreadOptions, RunOptions, EvalOptions,
-    PredictOptions, ExportOptions, ConvertOptions, InferOptions,
+    PredictOptions, ExportOptions, ConvertOptions, EngineOptions, InferOptions, ServeOptions,
 )  # fmt: skip
 
 # Flags of the predecessors that have no meaning here, and why.

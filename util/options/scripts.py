@@ -58,7 +58,7 @@ class PredictOptions:
 class ExportOptions:
     """export"""
 
-    output: str | None = setting(None, "folder for the exported files", scope="machine", yaml=False)
+    output: str | None = setting(None, "folder for the exported files, or one .zip", scope="machine", yaml=False)
     dynamic_size: bool = setting(False, "leave height and width open", scope="machine", yaml=False)
     fold: bool = setting(
         True,
@@ -66,8 +66,14 @@ class ExportOptions:
         scope="machine",
         yaml=False,
     )
-    format: Literal["paddle", "onnx"] = setting(
-        "paddle", "onnx: also write model.onnx, for ONNX Runtime and others", scope="machine", yaml=False
+    format: Literal["paddle", "onnx", "triton"] = setting(
+        "paddle",
+        "onnx: also write model.onnx, for ONNX Runtime and others; triton: that in a model repository",
+        scope="machine",
+        yaml=False,
+    )
+    licence: str | None = setting(
+        None, "licence of the weights, for the model card; none: what their publisher says", scope="machine", yaml=False
     )
     int8: str | None = setting(
         None,
@@ -96,14 +102,49 @@ class ConvertOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferOptions:
-    """inference"""
+class EngineOptions:
+    """exported model"""
 
-    model_dir: str | None = setting(None, "folder with an exported model", scope="machine", yaml=False)
+    model_dir: str | None = setting(None, "exported model: folder, or a zip of it", scope="machine", yaml=False)
     model_file: str | None = setting(None, "exported program: .json, .pdmodel or .onnx", scope="machine", yaml=False)
     params_file: str | None = setting(
         None, "its parameters, .pdiparams; none: beside the program", scope="machine", yaml=False
     )
+    engine: Literal["auto", "paddle", "openvino", "onnxruntime"] = setting(
+        "auto",
+        "what runs the program; auto: the fastest that is there and takes it; openvino: the package, else Paddle's own",
+        scope="machine",
+        yaml=False,
+    )
+    precision: Literal["fp32", "bf16", "int8"] = setting(
+        "fp32",
+        "arithmetic: bf16 needs AVX512_BF16 or AMX, int8 an export with --int8",
+        scope="machine",
+        yaml=False,
+    )
+    onednn: bool = setting(
+        True, "use oneDNN in Paddle Inference on CPU", flags=("--enable_mkldnn",), scope="machine", yaml=False
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("model_dir", "model_file", "params_file"):
+            check_text(name, getattr(self, name))
+        if self.model_dir is not None and self.model_file is not None:
+            raise UsageError("give the exported model with either --model_dir FOLDER or --model_file PROGRAM")
+
+    @property
+    def place(self) -> str:
+        """Returns where the exported model is."""
+        place = self.model_file if self.model_dir is None else self.model_dir
+        if place is None:
+            raise UsageError("no model: name an export with --model_dir FOLDER or --model_file PROGRAM")
+        return place
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferOptions:
+    """inference"""
+
     input_file: tuple[str, ...] = setting(
         (), "images: files, folders (recursive), globs, @list.txt", scope="machine", yaml=False
     )
@@ -124,25 +165,42 @@ class InferOptions:
         2, "threads that read and decode images; 0: none, one after the other", flags=("-j",), scope="machine",
         yaml=False,
     )  # fmt: skip
-    engine: Literal["auto", "paddle", "openvino", "onnxruntime"] = setting(
-        "auto",
-        "what runs the program; auto: the fastest that is there and takes it; openvino: the package, else Paddle's own",
-        scope="machine",
-        yaml=False,
-    )
-    precision: Literal["fp32", "bf16", "int8"] = setting(
-        "fp32",
-        "arithmetic: bf16 needs AVX512_BF16 or AMX, int8 an export with --int8",
-        scope="machine",
-        yaml=False,
-    )
-    onednn: bool = setting(
-        True, "use oneDNN in Paddle Inference on CPU", flags=("--enable_mkldnn",), scope="machine", yaml=False
-    )
 
     def __post_init__(self) -> None:
-        for name in ("model_dir", "model_file", "params_file"):
-            check_text(name, getattr(self, name))
         check(0 <= self.num_workers <= 1024, "num_workers", "in [0, 1024]", self.num_workers)
         if self.continue_job and self.output is None:
             raise UsageError("--continue needs --output, the file to go on with")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """serving"""
+
+    host: str = setting("127.0.0.1", "address to listen at; 0.0.0.0: all, for a container", scope="machine", yaml=False)
+    port: int = setting(8000, "port; 0: a free one", scope="machine", yaml=False)
+    api_key_file: str | None = setting(
+        None, "file with the key that clients must send; none: no key", scope="machine", yaml=False
+    )
+    engines: int = setting(1, "processes that compute, which share the CPU threads", scope="machine", yaml=False)
+    max_batch: int = setting(16, "images that are computed together, at most", scope="machine", yaml=False)
+    decode_threads: int = setting(2, "threads that decode images", scope="machine", yaml=False)
+    max_queue: int = setting(128, "images that wait, at most; more are refused", scope="machine", yaml=False)
+    deadline: float = setting(10.0, "seconds from a request to its answer, at most", scope="machine", yaml=False)
+    drain: float = setting(10.0, "seconds to finish what was accepted, after SIGTERM", scope="machine", yaml=False)
+    max_connections: int = setting(512, "open connections, at most", scope="machine", yaml=False)
+    max_body: int = setting(10, "MiB of a request", scope="machine", yaml=False)
+    max_images: int = setting(16, "images of a request", scope="machine", yaml=False)
+    max_pixels: int = setting(40_000_000, "pixels of an image", scope="machine", yaml=False)
+    log_requests: bool = setting(True, "log a line of JSON a request", scope="machine", yaml=False)
+
+    def __post_init__(self) -> None:
+        check_text("host", self.host)
+        check_text("api_key_file", self.api_key_file)
+        check(0 <= self.port <= 65535, "port", "in [0, 65535]", self.port)
+        for name, most in (
+            ("engines", 256), ("max_batch", 1024), ("decode_threads", 256), ("max_queue", 100_000),
+            ("max_connections", 100_000), ("max_body", 1024), ("max_images", 1024), ("max_pixels", 178_956_970),
+        ):  # fmt: skip
+            check(1 <= getattr(self, name) <= most, name, f"in [1, {most}]", getattr(self, name))
+        for name in ("deadline", "drain"):
+            check(0.1 <= getattr(self, name) <= 3600.0, name, "in [0.1, 3600]", getattr(self, name))

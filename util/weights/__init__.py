@@ -12,13 +12,14 @@ paddle at module level.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from util.deploy.bundle import MANIFEST, open_bundle
+from util.deploy.bundle import load_bundle
+from util.deploy.manifest import MANIFEST
 from util.errors import MismatchError, MissingInputError, WeightsError
 from util.files import kind_of
 from util.weights.channels import adapt_channels, can_adapt
@@ -99,16 +100,17 @@ def _is_export(path: Path) -> bool:
 def _read_export(path: Path, *, use_ema: bool) -> LoadedWeights:
     if use_ema:
         raise WeightsError(f"{path}: an export holds one set of weights; leave out --use_ema")
-    bundle = open_bundle(None, str(path), None)
-    manifest = bundle.manifest
+    program = load_bundle(path).program()
+    manifest = program.manifest
     state = {
         "model": {"name": manifest.model, "num_classes": manifest.num_classes},
         "preprocess": manifest.preprocess,
         "classes": {"folders": None, "names": list(manifest.class_names)},
         "numerics": manifest.numerics,
+        "card": asdict(manifest.card),
     }
     checked_state(state, str(path))
-    tensors = read_parameters(bundle.params, manifest.parameters)
+    tensors = read_parameters(program.params, manifest.parameters)
     return LoadedWeights(tensors, state, manifest.preprocess, manifest.numerics)
 
 

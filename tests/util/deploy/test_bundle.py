@@ -1,4 +1,4 @@
-"""The manifest of an export: channels and size of the program's input, checked against its preprocessing."""
+"""An export's manifest and its files: what is verified, what is found, and what is refused."""
 
 import json
 import os
@@ -11,18 +11,16 @@ from typing import Any
 import pytest
 
 from util.data.preprocessing import resolve_preprocessing
-from util.deploy.bundle import (
-    INT8,
+from util.deploy.bundle import INT8, ONNX, PARAMS, PROGRAMS, load_bundle
+from util.deploy.manifest import (
     MANIFEST,
     MAX_MANIFEST,
-    ONNX,
     OWN_HASH,
-    PARAMS,
-    PROGRAMS,
+    Card,
     Manifest,
     check_input_size,
+    content_sha256,
     file_sha256,
-    open_bundle,
     read_manifest,
 )
 from util.errors import MismatchError, MissingInputError, UsageError, WeightsError
@@ -118,7 +116,7 @@ SLIPS: dict[str, Callable[[dict[str, Any]], object]] = {
 def test_a_manifest_that_was_edited_is_refused(slip: str, bundle: Path) -> None:
     edit(bundle, SLIPS[slip])
     with pytest.raises(WeightsError, match=r"export\.json: damaged or edited: .*; export again"):
-        open_bundle(str(bundle), None, None)
+        load_bundle(bundle)
 
 
 def test_the_layout_of_a_manifest_is_free(bundle: Path) -> None:
@@ -129,31 +127,33 @@ def test_the_layout_of_a_manifest_is_free(bundle: Path) -> None:
 
 def test_a_manifest_of_before_the_hash_asks_for_another_export(bundle: Path) -> None:
     edit(bundle, lambda m: (m.pop(OWN_HASH), m.update(version=1)))
-    with pytest.raises(
-        WeightsError, match=r"export\.json: written in version 1; this code reads 2 and 3: export again"
-    ):
+    with pytest.raises(WeightsError, match=r"export\.json: written in version 1; this code reads 2 to 4: export again"):
         read_manifest(bundle)
 
 
-def test_a_manifest_of_before_folding_is_read(bundle: Path) -> None:
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_manifest_of_before_is_read(version: int, bundle: Path) -> None:
     expected = read_manifest(bundle)
-    before = replace(expected, version=2)
+    before = replace(expected, version=version)
     before.write(bundle)
+    values = json.loads((bundle / MANIFEST).read_text())
+    del values["card"]
+    (bundle / MANIFEST).write_text(json.dumps(values | {OWN_HASH: content_sha256(values)}))
     assert read_manifest(bundle) == before
 
 
 def test_programs_that_an_export_has_not_are_named_with_what_writes_them(bundle: Path) -> None:
     for name, hint in ((ONNX, "--format onnx"), (INT8, "--int8 CALIBRATION_FOLDER")):
         with pytest.raises(MissingInputError, match=rf"{name}: no such file; export it with .*{hint}"):
-            open_bundle(str(bundle), None, None, programs=(name,))
+            load_bundle(bundle).program((name,))
     (bundle / ONNX).write_bytes(b"onnx")
     with pytest.raises(UsageError, match=r"model\.onnx holds its own parameters; leave out --params_file"):
-        open_bundle(None, str(bundle / ONNX), str(bundle / PARAMS))
+        load_bundle(bundle / ONNX, params=bundle / PARAMS).program()
     manifest = read_manifest(bundle)
     replace(manifest, sha256=manifest.sha256 | {ONNX: file_sha256(bundle / ONNX)}).write(bundle)
-    found = open_bundle(str(bundle), None, None, programs=(ONNX,))
-    assert found.program == found.params == bundle / ONNX
-    assert open_bundle(str(bundle), None, None, programs=("model.pdmodel",)).program.name == "model.pdmodel"
+    found = load_bundle(bundle).program((ONNX,))
+    assert found.path == found.params == bundle / ONNX
+    assert load_bundle(bundle).program(("model.pdmodel",)).path.name == "model.pdmodel"
 
 
 @pytest.mark.parametrize(
@@ -179,22 +179,47 @@ def test_a_huge_manifest_is_refused_before_it_is_read(bundle: Path, monkeypatch:
 def test_only_regular_files_are_opened(name: str, kind: str, bundle: Path) -> None:
     (bundle / name).unlink()
     {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": Path.mkdir}[kind](bundle / name)
-    whole, program = (str(bundle), None), (None, str(bundle / "model.json"))
-    for model_dir, model_file in [whole] if (kind, name) == ("folder", PROGRAMS[0]) else [whole, program]:
+    for place in [bundle] if (kind, name) == ("folder", PROGRAMS[0]) else [bundle, bundle / "model.json"]:
         with pytest.raises(WeightsError, match=rf"{name}: is not a regular file$"):
-            open_bundle(model_dir, model_file, None)
+            load_bundle(place).program()
 
 
 def test_a_bundle_is_found_by_its_folder_or_a_file_of_it(bundle: Path) -> None:
     for name in ("", MANIFEST, PROGRAMS[0], PARAMS):
-        assert open_bundle(None, str(bundle / name), None) == open_bundle(str(bundle), None, None)
-    assert open_bundle(str(bundle), None, None).program == bundle / PROGRAMS[0]
+        assert load_bundle(bundle / name).program() == load_bundle(str(bundle)).program()
+    assert load_bundle(bundle).program().path == bundle / PROGRAMS[0]
     (bundle / PROGRAMS[0]).unlink()
-    assert open_bundle(str(bundle), None, None).program == bundle / PROGRAMS[1]
+    assert load_bundle(bundle).program().path == bundle / PROGRAMS[1]
 
 
 def test_a_name_that_is_too_long_is_a_missing_input(tmp_path: Path) -> None:
-    path = str(tmp_path / ("a" * 300))
-    for model_dir, model_file in ((path, None), (None, path)):
-        with pytest.raises(MissingInputError, match="cannot be read: File name too long"):
-            open_bundle(model_dir, model_file, None)
+    with pytest.raises(MissingInputError, match="cannot be read: File name too long"):
+        load_bundle(tmp_path / ("a" * 300))
+
+
+def test_what_is_not_there_is_a_missing_input(bundle: Path, tmp_path: Path) -> None:
+    for place, fault in (
+        (tmp_path / "none", "none: no such file$"),  # beside a manifest it is taken for a program
+        (tmp_path / "none" / "none", "none/none: no such file or folder$"),
+    ):
+        with pytest.raises(MissingInputError, match=fault):
+            load_bundle(place).program()
+    (bundle / MANIFEST).unlink()
+    with pytest.raises(MissingInputError, match=r"export\.json: no such file; export the model with export_model\.py"):
+        load_bundle(bundle)
+    with pytest.raises(UsageError, match="--params_file goes with --model_file PROGRAM"):
+        load_bundle(bundle, params=bundle / PARAMS)
+
+
+@pytest.mark.parametrize("card", [
+    {"top1": 101.0}, {"top1": "81"}, {"licence": 1}, {"colour": "red"}, {"source": ["a"]}, {"top5": True},
+])  # fmt: skip
+def test_a_card_of_another_form_is_damage(card: dict[str, Any], bundle: Path) -> None:
+    values = {name: value for name, value in card.items() if name in Card.__dataclass_fields__}
+    replace(read_manifest(bundle), card=Card(**values)).write(bundle)
+    if not values:
+        edit(bundle, lambda m: m["card"].update(card))
+        values = json.loads((bundle / MANIFEST).read_text())
+        edit(bundle, lambda m: m.update({OWN_HASH: content_sha256(values)}))
+    with pytest.raises(WeightsError, match=r"export\.json: damaged: .*(card|Card)"):
+        load_bundle(bundle)

@@ -15,7 +15,7 @@ from models.deploy import deployed
 from util.data.images import decode_image
 from util.data.preprocessing import resolve_preprocessing
 from util.deploy import engines
-from util.deploy.bundle import INT8, ONNX, PROGRAMS, Contents, Manifest, look_into, open_bundle, read_manifest
+from util.deploy.bundle import INT8, ONNX, PROGRAMS, Contents, Program, load_bundle
 from util.deploy.calibration import Calibration
 from util.deploy.engines import (
     Engine,
@@ -25,6 +25,7 @@ from util.deploy.engines import (
     start_engine,
 )
 from util.deploy.export import export
+from util.deploy.manifest import Manifest, read_manifest
 from util.errors import UsageError, WeightsError
 from util.options import PreprocessOptions
 
@@ -73,9 +74,7 @@ def test_an_engine_gives_the_models_logits_at_any_batch(
     name: str, program: str, batch: int, model: nn.Layer, folder: Path
 ) -> None:
     engine = Engine(name=name, precision="fp32", programs=(program,))  # type: ignore[arg-type]
-    forward = start_engine(
-        engine, open_bundle(str(folder), None, None, programs=(program,)), device="cpu", threads=1, onednn=True
-    )
+    forward = start_engine(engine, load_bundle(folder).program((program,)), device="cpu", threads=1, onednn=True)
     for number in (batch, 1):
         given = images(number, seed=number)
         expected = model(paddle.to_tensor(given)).numpy()
@@ -83,11 +82,11 @@ def test_an_engine_gives_the_models_logits_at_any_batch(
 
 
 def test_int8_gives_nearly_the_models_logits_and_the_agreement_is_noted(model: nn.Layer, folder: Path) -> None:
-    engine = choose_engine("auto", "int8", device="cpu", program=None, onednn=True)
-    bundle = open_bundle(str(folder), None, None, programs=engine.programs)
-    assert bundle.program.name == INT8
+    engine = choose_engine("auto", "int8", device="cpu", given=None, onednn=True)
+    program = load_bundle(folder).program(engine.programs)
+    assert program.path.name == INT8
     given = images(24, seed=2)
-    found = start_engine(engine, bundle, device="cpu", threads=1, onednn=True)(given)
+    found = start_engine(engine, program, device="cpu", threads=1, onednn=True)(given)
     expected = model(paddle.to_tensor(given)).numpy()
     error = np.abs(found - expected).mean() / expected.std()
     assert 1e-4 < error < 0.1  # quantised, and still the model; with attention in int8, too, it would be 0.7
@@ -113,7 +112,7 @@ def test_all_engines_agree_with_the_model_on_photographs(model: nn.Layer, folder
         ("openvino", "model.pdmodel"), ("openvino", ONNX), ("onnxruntime", ONNX),
     ):  # fmt: skip
         engine = Engine(name=name, precision="fp32", programs=(program,))  # type: ignore[arg-type]
-        bundle = open_bundle(str(folder), None, None, programs=(program,))
+        bundle = load_bundle(folder).program((program,))
         found = start_engine(engine, bundle, device="cpu", threads=1, onednn=True)(given)
         assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max(), (name, program)
         assert (found.argmax(1) == expected.argmax(1)).all(), (name, program)
@@ -122,7 +121,7 @@ def test_all_engines_agree_with_the_model_on_photographs(model: nn.Layer, folder
 def test_paddles_openvino_leaves_nothing_in_the_working_directory(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = open_bundle(str(folder), None, None, programs=("model.pdmodel",))
+    bundle = load_bundle(folder).program(("model.pdmodel",))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     paddle_openvino_engine(bundle, threads=1, precision="fp32")(images(2))
@@ -130,17 +129,17 @@ def test_paddles_openvino_leaves_nothing_in_the_working_directory(
 
 
 def chosen(**options: object) -> str:
-    given = {"name": "auto", "precision": "fp32", "device": "cpu", "program": None, "onednn": True} | options
+    given = {"name": "auto", "precision": "fp32", "device": "cpu", "given": None, "onednn": True} | options
     return choose_engine(**given).name  # type: ignore[arg-type]
 
 
 def test_auto_takes_the_fastest_that_is_installed_and_runs_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [chosen(), chosen(program="model.json"), chosen(onednn=False), chosen(device="gpu:0")] == [
+    assert [chosen(), chosen(given="model.json"), chosen(onednn=False), chosen(device="gpu:0")] == [
         "openvino", "paddle", "paddle", "paddle",
     ]  # fmt: skip
-    assert [chosen(program=ONNX), chosen(precision="int8")] == ["openvino", "onnxruntime"]
+    assert [chosen(given=ONNX), chosen(precision="int8")] == ["openvino", "onnxruntime"]
     monkeypatch.setattr(engines, "is_installed", lambda package: package != "openvino")
-    assert [chosen(), chosen(program=ONNX), chosen(precision="int8")] == [
+    assert [chosen(), chosen(given=ONNX), chosen(precision="int8")] == [
         "paddle-openvino", "onnxruntime", "onnxruntime",
     ]  # fmt: skip
 
@@ -165,18 +164,18 @@ def test_auto_takes_what_is_there(
 ) -> None:
     monkeypatch.setattr(engines, "is_installed", lambda package: package in installed.split())
     engine = choose_engine(
-        "auto", "fp32", device="cpu", program=None, onednn=True,
+        "auto", "fp32", device="cpu", given=None, onednn=True,
         contents=Contents(names=frozenset(names), is_folded=folded),
     )  # fmt: skip
     assert (engine.name, next(p for p in engine.programs if p in names)) == expected
 
 
 def test_the_contents_of_an_export(folder: Path, tmp_path: Path) -> None:
-    assert look_into(str(folder), None) == Contents() == look_into(None, str(folder / ONNX))
+    assert load_bundle(folder).contents == Contents() == load_bundle(folder / ONNX).contents
+    assert (load_bundle(folder).given, load_bundle(folder / ONNX).given) == (None, ONNX)
     for name in (ONNX, "export.json"):
         shutil.copy(folder / name, tmp_path)
-    assert look_into(str(tmp_path), None) == Contents(names=frozenset({ONNX}))
-    assert look_into(None, None) == look_into(str(tmp_path / "none"), None) == Contents()
+    assert load_bundle(tmp_path).contents == Contents(names=frozenset({ONNX}))
 
 
 @pytest.mark.parametrize("name", ["convit_tiny", "vit_ti_16_224"])
@@ -189,7 +188,7 @@ def test_openvino_reads_the_programs_of_the_other_families(name: str, act: str, 
     model.eval()
     manifest = replace(read_manifest(folder), sha256={}, int8={})
     export(model, manifest, tmp_path, threads=1, sizes=[(32, 32)], form=deployed(model))
-    bundle = open_bundle(str(tmp_path), None, None, programs=("model.pdmodel",))
+    bundle = load_bundle(tmp_path).program(("model.pdmodel",))
     given = 4 * images(3)
     expected = model(paddle.to_tensor(given)).numpy()
     for engine in (openvino_engine, paddle_openvino_engine):
@@ -204,7 +203,7 @@ def test_openvino_reads_the_programs_of_the_other_families(name: str, act: str, 
 def test_images_that_do_not_fit_the_program_are_one_line(name: str, program: str, folder: Path) -> None:
     """As when the manifest leaves a size open that the program does not."""
     engine = Engine(name=name, precision="fp32", programs=(program,))  # type: ignore[arg-type]
-    bundle = open_bundle(str(folder), None, None, programs=(program,))
+    bundle = load_bundle(folder).program((program,))
     forward = start_engine(engine, bundle, device="cpu", threads=1, onednn=True)
     with pytest.raises(WeightsError, match=rf"{program}: .* fails on images \(1, 1, 32, 32\): ") as caught:
         forward(images(1)[:, :1])
@@ -214,18 +213,18 @@ def test_images_that_do_not_fit_the_program_are_one_line(name: str, program: str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"onednn": False, "program": ONNX}, "--no_onednn is for Paddle Inference, which runs no .onnx"),
+        ({"onednn": False, "given": ONNX}, "--no_onednn is for Paddle Inference, which runs no .onnx"),
         ({"name": "paddle", "precision": "int8"}, "--engine paddle computes in fp32; leave the engine out for int8"),
         ({"name": "onnxruntime", "precision": "bf16"}, "for bf16 choose --engine openvino"),
         ({"name": "openvino", "precision": "int8"}, "for int8 choose --engine onnxruntime"),
         ({"name": "openvino", "device": "gpu"}, "--engine openvino runs on the CPU; got --device gpu"),
         (
-            {"name": "openvino", "program": "model.json"},
+            {"name": "openvino", "given": "model.json"},
             r"runs .onnx, .pdiparams, .pdmodel; got --model_file model.json",
         ),
-        ({"name": "onnxruntime", "program": "model.pdmodel"}, "runs .onnx; got --model_file model.pdmodel"),
-        ({"program": ONNX, "precision": "int8"}, "int8 runs model.int8.onnx; got --model_file model.onnx"),
-        ({"program": INT8}, "model.int8.onnx computes in int8: add --precision int8"),
+        ({"name": "onnxruntime", "given": "model.pdmodel"}, "runs .onnx; got --model_file model.pdmodel"),
+        ({"given": ONNX, "precision": "int8"}, "int8 runs model.int8.onnx; got --model_file model.onnx"),
+        ({"given": INT8}, "model.int8.onnx computes in int8: add --precision int8"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, object], message: str) -> None:
@@ -235,7 +234,7 @@ def test_what_does_not_go_together_is_refused(options: dict[str, object], messag
 
 def test_what_is_not_installed_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "is_installed", lambda package: False)
-    for options in ({"name": "onnxruntime"}, {"name": "openvino", "program": ONNX}, {"precision": "int8"}):
+    for options in ({"name": "onnxruntime"}, {"name": "openvino", "given": ONNX}, {"precision": "int8"}):
         with pytest.raises(UsageError, match=r"pip install -r requirements-deploy\.txt"):
             chosen(**options)
 
@@ -251,7 +250,7 @@ def test_bf16_is_refused_where_it_would_be_float32(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_a_program_that_cannot_be_loaded_is_bad_data(name: str, folder: Path, tmp_path: Path) -> None:
     (tmp_path / ONNX).write_bytes(b"no program")
-    bundle = engines.Bundle(tmp_path / ONNX, tmp_path / ONNX, read_manifest(folder))
+    bundle = Program(path=tmp_path / ONNX, params=tmp_path / ONNX, manifest=read_manifest(folder))
     with pytest.raises(WeightsError, match=r"model\.onnx: .* cannot load it"):
         start_engine(
             Engine(name=name, precision="fp32", programs=(ONNX,)),  # type: ignore[arg-type]

@@ -14,8 +14,9 @@ from paddle import nn
 from models import convit, create_model, cvt, list_models, model_info, vit
 from models.deploy import deployed
 from util.data.preprocessing import resolve_preprocessing
-from util.deploy.bundle import MANIFEST, PARAMS, Manifest, read_manifest
+from util.deploy.bundle import PARAMS
 from util.deploy.export import export
+from util.deploy.manifest import MANIFEST, Manifest, read_manifest
 from util.errors import MismatchError, MissingInputError, NonFiniteLossError, OutputError, WeightsError
 from util.options import PreprocessOptions
 from util.weights import load_weights, read_weights, recognise

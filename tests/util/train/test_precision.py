@@ -13,6 +13,7 @@ import paddle.nn.functional as F
 import pytest
 from paddle import Tensor
 
+from models.layers import keep_factors
 from util.options import PrecisionOptions
 from util.train.precision import FLOAT32_OPS, HALF_OPS_O2, autocast, make_scaler, skipped
 
@@ -100,7 +101,7 @@ OPERATORS: dict[str, tuple[Callable[..., Tensor], str, list[list[int]], str, str
     "class token": (lambda x, y: paddle.concat([x, y]), "hf", [MATRIX, MATRIX], FULL, HALF),
     "transpose of half": (lambda x: x.transpose([1, 0]), "h", [MATRIX], HALF, HALF),
     "dropout of half": (lambda x: F.dropout(x, 0.5), "h", [MATRIX], HALF, HALF),
-    "random mask": (lambda x: paddle.floor(x + 0.5), "f", [MATRIX], FULL, FULL),
+    "stochastic depth": (keep_factors, "ff", [MATRIX, MATRIX], FULL, FULL),
     "softmax": (F.softmax, "h", [MATRIX], FULL, FULL),
     "log_softmax": (F.log_softmax, "h", [MATRIX], FULL, FULL),
     "layer_norm": (lambda x, w, b: F.layer_norm(x, [4], w, b), "hff", [MATRIX, [4], [4]], FULL, FULL),

@@ -1,0 +1,42 @@
+"""An export whose classes are told apart, and a server of it for tests that leave it as it is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from models import create_model, model_defaults
+from models.deploy import deployed
+from tests.serving.served import Serving
+from util.data.preprocessing import resolve_preprocessing
+from util.deploy.export import export
+from util.deploy.manifest import Card, Manifest
+from util.options import PreprocessOptions
+
+NAMES = ("cat", "dog", "鸟", "a fish, of the sea", "emu", "fox", "gnu")
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    paddle.seed(0)
+    model = create_model("cvt_nano_32x32", num_classes=len(NAMES))
+    weight = 0.1 * np.random.default_rng(0).standard_normal((64, len(NAMES)))  # scores that are far from 0 and 1
+    model.head.weight.set_value(weight.astype(np.float32))
+    model.eval()
+    preprocess = resolve_preprocessing(PreprocessOptions(), model_defaults("cvt_nano_32x32"))
+    manifest = Manifest(
+        model="cvt_nano_32x32", input_shape=(None, *preprocess.input_size), input_dtype="float32",
+        num_classes=len(NAMES), class_names=NAMES, preprocess=preprocess.to_plain(), sha256={}, versions={},
+        card=Card(source="a test", licence="MIT"),
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("export")
+    export(model, manifest, folder, threads=1, sizes=[(32, 32)], form=deployed(model), onnx=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with Serving(exported, tmp_path_factory.mktemp("server"), "--engine", "onnxruntime") as found:
+        yield found.wait_ready()

@@ -1,0 +1,35 @@
+"""The model repository that --format triton writes."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from models import create_model
+from tests.scripts.run import last_error, run
+from util.deploy.bundle import ONNX, load_bundle
+
+
+def test_a_model_repository(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    state = create_model("cvt_nano_32x32", num_classes=3).state_dict()
+    save_file({key: value.numpy() for key, value in state.items()}, tmp_path / "weights.safetensors")
+    (tmp_path / "names.txt").write_text("0 a cat\n1 dog, hound\n2 \u9e1f\n", encoding="utf-8")
+    common = ("--model", "cvt_nano_32x32", "--pretrained", "weights.safetensors", "--class_names", "names.txt")
+    done = run("export_model.py", *common, "--format", "triton", "--output", "models", cwd=tmp_path)
+    assert "tritonserver --model-repository models" in done.stderr
+    place = tmp_path / "models/cvt_nano_32x32"
+    assert (place / "labels.txt").read_text(encoding="utf-8").splitlines() == ["a cat", "dog, hound", "\u9e1f"]
+    config = (place / "config.pbtxt").read_text()
+    assert config.count("{") == config.count("}")
+    session = onnxruntime.InferenceSession(place / "1/model.onnx")
+    (given,), (output,) = session.get_inputs(), session.get_outputs()
+    assert re.findall(r'(?<!\w)name: "([^"]+)"', config) == ["cvt_nano_32x32", given.name, output.name]
+    assert re.findall(r"dims: \[ ([^]]+) \]", config) == ["3, 32, 32", "3"]
+    found = session.run(None, {given.name: np.zeros((16, 3, 32, 32), np.float32)})[0]
+    assert found.shape == (16, 3)
+    assert load_bundle(place / "1").program((ONNX,)).path == place / "1/model.onnx"
+    refused = run("export_model.py", *common, "--format", "triton", "--output", "models.zip", cwd=tmp_path, code=2)
+    assert "--format triton writes a folder" in last_error(refused)

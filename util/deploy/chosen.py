@@ -1,0 +1,54 @@
+"""From settings to a verified program, its engine, and what its images and classes are. Imports no paddle."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from util import runtime
+from util.data.class_names import read_class_names
+from util.data.preprocessing import Preprocessing, resolve_preprocessing
+from util.deploy.bundle import Program, load_bundle
+from util.deploy.engines import Engine, choose_engine, may_have_gpu
+from util.deploy.manifest import check_input_size
+from util.options import ClassNamesOptions, EngineOptions, PreprocessOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What infer and serve run."""
+
+    program: Program
+    engine: Engine
+    device: str
+    preprocessing: Preprocessing
+    class_names: Sequence[str]
+
+
+def choose(
+    model: EngineOptions,
+    names: ClassNamesOptions,
+    preprocess: PreprocessOptions,
+    *,
+    device: str,
+    cpu_threads: int | None,
+) -> Chosen:
+    """Returns what the settings name, verified before native code reads any of it.
+
+    device: as `--device`; Paddle is loaded only where it must be asked which there is. cpu_threads: as `--cpu_threads`.
+    """
+    if device == "auto" and (model.engine in ("openvino", "onnxruntime") or not may_have_gpu()):
+        device = "cpu"  # known without loading Paddle
+    elif device != "cpu":
+        runtime.start(cpu_threads)
+        device = runtime.resolve_device(device)
+    bundle = load_bundle(model.place, params=model.params_file)
+    engine = choose_engine(
+        model.engine, model.precision, device=device, given=bundle.given, onednn=model.onednn, contents=bundle.contents
+    )
+    program = bundle.program(engine.programs)
+    preprocessing = resolve_preprocessing(preprocess, bundle.manifest.preprocess)
+    check_input_size(bundle.manifest, preprocessing)
+    class_names: Sequence[str] = bundle.manifest.class_names
+    if names.class_names is not None:
+        class_names = read_class_names(Path(names.class_names), bundle.manifest.num_classes)
+    return Chosen(program=program, engine=engine, device=device, preprocessing=preprocessing, class_names=class_names)

@@ -1,0 +1,1 @@
+"""The HTTP server around an exported model. Nothing here imports `models`, training code, or paddle."""

@@ -1,0 +1,158 @@
+"""The server's routes: images to classes, health, metrics, and what is known about the model."""
+
+import asyncio
+import hmac
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from util.errors import NonFiniteLossError
+from util.prediction import TOP_K, top_k
+from util.serving import inference_routes
+from util.serving.app_state import Classifier
+from util.serving.batcher import RefusedError
+from util.serving.documents import CLASSIFY, ERRORS, Answer, Health, Model
+from util.serving.metrics import Metrics
+from util.serving.observed import Observed, request_id
+from util.serving.requests import RequestError, image_files, read_body
+
+MAX_TOP_K = 1000
+
+
+def _error(request: Request, status: int, reason: str, *, retry_after: int | None = None) -> Response:
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    if status in (408, 413):
+        headers["Connection"] = "close"  # the rest of the body is not waited for
+    return JSONResponse({"error": reason, "request_id": request_id(request.scope)}, status, headers)
+
+
+def create_app(classifier: Classifier, metrics: Metrics, *, api_key: str | None, log_requests: bool) -> FastAPI:
+    """Returns the application: /v1, /v2, /healthz, /readyz, /metrics, and their description.
+
+    api_key: what `Authorization: Bearer KEY` or `X-API-Key: KEY` must be, but for the health checks; None: nothing.
+    """
+    app = FastAPI(
+        title="Image classification",
+        version=str(classifier.manifest.version),
+        description=f"{classifier.manifest.model}, {classifier.manifest.num_classes} classes",
+        lifespan=classifier.running,
+        redoc_url=None,
+        docs_url=None,  # its page loads scripts of others
+    )
+    app.include_router(_health(classifier, metrics))
+    app.include_router(_classes(classifier))
+    app.include_router(inference_routes.create_router(classifier))
+
+    @app.exception_handler(RequestError)
+    async def bad(request: Request, error: RequestError) -> Response:
+        return _error(request, error.status, error.reason)
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> Response:
+        return _error(request, 503, error.reason, retry_after=error.retry_after)
+
+    @app.exception_handler(NonFiniteLossError)
+    async def unusable(request: Request, error: NonFiniteLossError) -> Response:
+        return _error(request, 503, "the model gives no finite numbers for this image", retry_after=60)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return _error(request, 422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        answer = _error(request, error.status_code, str(error.detail))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    app.add_middleware(_Key, key=api_key)
+    app.add_middleware(Observed, metrics=metrics, log_requests=log_requests)
+    return app
+
+
+class _Key:
+    """Asks for the key of everything but the health checks."""
+
+    OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
+
+    def __init__(self, app: Any, *, key: str | None) -> None:
+        self.app = app
+        self.key = None if key is None else key.encode()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.key is None or scope["type"] != "http" or scope["path"] in self.OPEN or self._is_given(scope):
+            await self.app(scope, receive, send)
+            return
+        answer = _error(Request(scope), 401, "the API key is missing or wrong")
+        answer.headers["WWW-Authenticate"] = "Bearer"
+        await answer(scope, receive, send)
+
+    def _is_given(self, scope: Any) -> bool:
+        assert self.key is not None
+        found = False
+        for name, value in scope["headers"]:
+            given = value.removeprefix(b"Bearer ") if name == b"authorization" else value
+            if name in (b"authorization", b"x-api-key"):
+                found |= hmac.compare_digest(given, self.key)
+        return found
+
+
+def _health(classifier: Classifier, metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz", response_model=Health, summary="Whether the process answers")
+    async def healthz() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @router.get("/readyz", response_model=Health, responses={503: {"model": Health}}, summary="Whether images are")
+    async def readyz() -> Response:
+        if classifier.is_ready:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "stopping" if classifier.is_draining else "loading"}, 503, {"Retry-After": "1"})
+
+    @router.get(
+        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}, summary="For Prometheus"
+    )
+    async def figures() -> Response:
+        metrics.held.set(classifier.batcher.held)
+        text, kind = metrics.text()
+        return Response(text, media_type=kind)
+
+    return router
+
+
+def _classes(classifier: Classifier) -> APIRouter:
+    router = APIRouter(tags=["classification"])
+    manifest = classifier.manifest
+
+    @router.post("/v1/classify", response_model=Answer, responses=ERRORS, openapi_extra=CLASSIFY, summary="Classify")
+    async def classify(
+        request: Request,
+        number: Annotated[int, Query(alias="top_k", ge=1, le=MAX_TOP_K, description="classes of an image")] = TOP_K,
+    ) -> Response:
+        deadline = asyncio.get_running_loop().time() + classifier.limits.seconds
+        classifier.batcher.check_room()
+        body = await read_body(request, max_bytes=classifier.limits.max_bytes, seconds=classifier.limits.seconds)
+        files = await image_files(request.headers, body, max_images=classifier.limits.max_images)
+        logits = await classifier.logits(request, [*files], deadline)
+        names = [f"image {i}" for i in range(len(logits))]
+        predictions = top_k(logits, names, classifier.class_names, k=number, output=manifest.output)
+        parts = [{name: p[name] for name in ("class_ids", "scores", "label_names")} for p in predictions]
+        answer = {"predictions": parts, "request_id": request_id(request.scope)}
+        return Response(json.dumps(answer, ensure_ascii=False), media_type="application/json")
+
+    @router.get("/v1/model", response_model=Model, summary="What the model is")
+    async def model() -> Response:
+        return JSONResponse({
+            "model": manifest.model, "engine": classifier.engine, "num_classes": manifest.num_classes,
+            "class_names": list(classifier.class_names), "preprocess": manifest.preprocess,
+            "card": asdict(manifest.card), "versions": manifest.versions, "sha256": manifest.sha256,
+        })  # fmt: skip
+
+    return router

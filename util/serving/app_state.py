@@ -1,0 +1,119 @@
+"""What the routes share: the model, its limits, and the way from a request's images to logits."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+
+from util.data.transforms import EvalTransform
+from util.deploy.manifest import Manifest
+from util.serving.batcher import Batcher, RefusedError
+from util.serving.requests import RequestError, load_image
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestLimits:
+    """Of one request: bytes, images, pixels of each, and seconds from its head to its answer."""
+
+    max_bytes: int
+    max_images: int
+    max_pixels: int
+    seconds: float
+
+
+class Classifier:
+    """What the routes share: the model's manifest and transform, and the batcher. Made before the event loop runs."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        class_names: Sequence[str],
+        transform: EvalTransform,
+        batcher: Callable[[], Batcher],
+        limits: RequestLimits,
+        *,
+        image_shape: tuple[int, int, int],
+        engine: str,
+        decode_threads: int,
+    ) -> None:
+        self.manifest = manifest
+        self.class_names = class_names
+        self.transform = transform
+        self.limits = limits
+        self.engine = engine
+        self.image_shape = image_shape
+        self.is_draining = False
+        self._make_batcher = batcher
+        self._batcher: Batcher | None = None
+        self._decoders = ThreadPoolExecutor(decode_threads, "images")
+
+    @property
+    def batcher(self) -> Batcher:
+        """Returns the batcher, which exists while the application runs."""
+        assert self._batcher is not None
+        return self._batcher
+
+    @contextlib.asynccontextmanager
+    async def running(self, _app: object = None) -> AsyncIterator[None]:
+        """Starts the engines, and ends them."""
+        self._batcher = self._make_batcher()
+        self._batcher.start()
+        try:
+            yield
+        finally:
+            await self._batcher.close()
+            self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def is_ready(self) -> bool:
+        """Returns whether images are answered."""
+        return self._batcher is not None and self._batcher.is_ready and not self.is_draining
+
+    async def logits(self, request: Request, images: Sequence[bytes | np.ndarray], deadline: float) -> np.ndarray:
+        """Returns the logits (B, K) of a request's images, or says by a RequestError or RefusedError why not.
+
+        images: files, or float32 (C, H, W) each. deadline: of the event loop's clock.
+        """
+        with self.batcher.room(len(images)):
+            loaded = await asyncio.gather(*(self._load(i, image) for i, image in enumerate(images)))
+            return await self._computed(request, loaded, deadline)
+
+    async def _load(self, i: int, image: bytes | np.ndarray) -> np.ndarray:
+        if isinstance(image, np.ndarray):
+            return image
+
+        def load() -> np.ndarray:
+            return load_image(image, self.transform, max_pixels=self.limits.max_pixels, number=i)
+
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, load)
+
+    async def _computed(self, request: Request, images: Sequence[np.ndarray], deadline: float) -> np.ndarray:
+        """Waits for the images' logits, unless the client goes or the time is over; then they are not computed."""
+        answers = [self.batcher.submit(image) for image in images]
+        both = asyncio.ensure_future(asyncio.gather(*answers))
+        gone = asyncio.create_task(_until_gone(request))
+        try:
+            left = deadline - asyncio.get_running_loop().time()
+            waited: set[asyncio.Future[Any]] = {both, gone}
+            done, _ = await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if both in done:
+                return np.stack(both.result())
+            if gone in done:
+                raise RequestError(400, "the client has gone")
+            raise RefusedError("the images were not computed in time", retry_after=self.batcher.expected_wait())
+        finally:
+            gone.cancel()
+            both.cancel()
+            for answer in answers:
+                answer.cancel()
+            await asyncio.gather(both, gone, return_exceptions=True)
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

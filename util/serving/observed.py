@@ -1,0 +1,89 @@
+"""A number, a line of the log and figures for each request. Neither headers nor queries nor bodies are logged."""
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import UTC, datetime
+from typing import Any
+
+from util.serving.metrics import Metrics
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+log = logging.getLogger("serve")
+_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
+ROUTES = ("/v1/classify", "/v1/model", "/healthz", "/readyz", "/metrics", "/openapi.json")
+
+
+def say(event: str, *, level: int = logging.INFO, **values: Any) -> None:
+    """Logs an event as a line of JSON."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    log.log(level, json.dumps({"time": now, "event": event} | values, ensure_ascii=False))
+
+
+def request_id(scope: Scope) -> str:
+    """Returns a request's number: the client's `X-Request-ID` where it is a plain one, else a new one."""
+    known = scope.setdefault("state", {})
+    if "request_id" not in known:
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        known["request_id"] = given.decode() if _ID.fullmatch(given) else uuid.uuid4().hex
+    return str(known["request_id"])
+
+
+class Observed:
+    """Gives each answer its request's number, logs and counts it. What nobody caught becomes a 500 without details."""
+
+    def __init__(self, app: Any, *, metrics: Metrics, log_requests: bool) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.log_requests = log_requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun, number, status = time.perf_counter(), request_id(scope), 0
+
+        async def numbered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", number.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, numbered)
+        except Exception:
+            log.exception(json.dumps({"event": "internal error", "request_id": number}))
+            if status:
+                raise
+            await _internal_error(number, numbered)
+        finally:
+            self._note(scope, number, status, time.perf_counter() - begun)
+
+    def _note(self, scope: Scope, number: str, status: int, seconds: float) -> None:
+        path = scope["path"]
+        route = path if path in ROUTES else "/v2" if path.startswith("/v2") else "other"
+        self.metrics.requests.labels(route, status).inc()
+        self.metrics.request_seconds.labels(route).observe(seconds)
+        if self.log_requests:
+            say(
+                "request",
+                request_id=number,
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                ms=round(1000 * seconds, 1),
+            )
+
+
+async def _internal_error(number: str, send: Send) -> None:
+    body = json.dumps({"error": "internal error", "request_id": number}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,199 @@
+"""HTTP with deadlines: uvicorn's protocol, which waits for a client for ever, with limits of time, size and number.
+
+A connection is in one of four phases: a request's head is arriving, its body is, it is being answered, or nothing is
+under way. The first two have deadlines, the last is uvicorn's keep-alive. A client that does not read what it is sent,
+or goes on sending what was refused, is cut off after a while.
+"""
+
+import asyncio
+import json
+import socket
+import struct
+import uuid
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+REASONS = {400: "Bad Request", 408: "Request Timeout", 414: "URI Too Long", 431: "Request Header Fields Too Large",
+           503: "Service Unavailable"}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Seconds for a request's head, for all of it, and for a client to read an answer; bytes; connections."""
+
+    head_seconds: float = 5.0
+    request_seconds: float = 10.0
+    write_seconds: float = 10.0
+    linger_seconds: float = 1.0  # that a refused body may go on arriving, so that the client reads why
+    head_bytes: int = 16_384
+    url_bytes: int = 8_192
+    connections: int = 512
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection. `protocol_with` binds the limits."""
+
+    limits: ClassVar[Limits] = Limits()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._in_body = False
+        self._head_begun = 0.0
+        self._head_bytes = 0
+        self._refusal: tuple[int, str] | None = None
+        self._is_closed = False
+        super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]
+        if len(self.connections) > self.limits.connections:
+            self.refuse(503, "too many connections are open")
+            return
+        self._begin_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closed = True
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None or self.parser is None:
+            return  # it was refused, and the answer is on its way
+        if not self._in_head and not self._in_body and self._is_idle:
+            self._begin_head()
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._refusal is not None:
+            self.refuse(*self._refusal)
+        elif self._in_head and self._head_bytes > self.limits.head_bytes:
+            self._refuse_head()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _begin_head(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        self._head_begun = self.loop.time()
+        self._start_timer(self.limits.head_seconds, self._late)
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._in_body = False, True
+        size = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if len(self.url) > self.limits.url_bytes or size > self.limits.head_bytes:
+            self._refusal = self._head_refusal()
+            return
+        self._start_timer(self._head_begun + self.limits.request_seconds - self.loop.time(), self._late)
+        try:
+            super().on_headers_complete()
+        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
+            self._refusal = (400, "the URL is invalid")
+
+    def on_body(self, body: bytes) -> None:
+        if self._refusal is None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        self._stop_timer()
+        if self._refusal is None:
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(400, "the request is not valid HTTP")
+
+    def _head_refusal(self) -> tuple[int, str]:
+        if len(self.url) > self.limits.url_bytes:
+            return 414, f"the URL may have up to {self.limits.url_bytes} bytes"
+        return 431, f"the head may have up to {self.limits.head_bytes} bytes"
+
+    def _refuse_head(self) -> None:
+        # before its first line is whole, a head has no `url` beyond what came
+        self.url = getattr(self, "url", b"") or b""
+        self.refuse(*self._head_refusal())
+
+    def _late(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete and self._in_body:
+            return  # whoever reads the body has the same deadline, and answers
+        what = "head" if self._in_head else "body"
+        self.refuse(408, f"the request's {what} did not arrive in time")
+
+    def refuse(self, status: int, reason: str) -> None:
+        """Answers and closes, unless an answer is under way already: then the connection just ends."""
+        self._refusal = self._refusal or (status, reason)
+        self._stop_timer()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+            body = json.dumps({"error": reason, "request_id": uuid.uuid4().hex}).encode()
+            head = f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            head += "Retry-After: 1\r\n" if status == 503 else ""
+            self.transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_timer(self.limits.write_seconds, self._cut)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_timer()
+
+    def _cut(self) -> None:
+        """Ends the connection by a reset, so that the system keeps nothing of what the client has not read."""
+        if not self._is_closed:
+            self.transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+            self.transport.abort()
+
+    def _start_timer(self, seconds: float, action: Any) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(max(0.0, seconds), action)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Lingering:
+    """A transport whose `close` lets the client read the answer although it is still sending, and ends in any case.
+
+    A socket that is closed with data in it resets the connection, and the client then loses an answer that it has not
+    read. So a body that is not wanted is let in, and dropped, for a moment.
+    """
+
+    def __init__(self, transport: asyncio.Transport, protocol: GuardedProtocol) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._is_closing = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._is_closing or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self._is_closing:
+            return
+        self._is_closing = True
+        protocol, transport = self._protocol, self._transport
+        protocol._stop_timer()
+        expects_more = protocol._in_head or protocol._in_body
+        if expects_more and transport.can_write_eof() and not transport.is_closing():
+            transport.resume_reading()
+            transport.write_eof()
+            protocol.loop.call_later(protocol.limits.linger_seconds, transport.close)
+        else:
+            transport.close()
+        # what is not read by then is not read any more
+        protocol.loop.call_later(protocol.limits.write_seconds, protocol._cut)
+
+
+def protocol_with(limits: Limits) -> type[GuardedProtocol]:
+    """Returns the protocol with these limits, for uvicorn's `http`."""
+    return type("GuardedProtocol", (GuardedProtocol,), {"limits": limits})

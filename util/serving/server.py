@@ -1,0 +1,122 @@
+"""Running the application: uvicorn with deadlines, a stop that lets accepted requests be answered, an exit code."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from util.errors import OutputError, UserError
+from util.serving.app_state import Classifier
+from util.serving.observed import log, say
+from util.serving.protocol import Limits, protocol_with
+
+BACKLOG = 2048  # connections that the system holds until they are taken
+SWITCH_SECONDS = 0.001  # Python's threads take turns so often: decoding must not keep answers waiting
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, whose SIGTERM and SIGINT are a wish and no error, and which can be told to end with an error."""
+
+    def __init__(self, config: uvicorn.Config, *, on_stop: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+        self.error: UserError | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Takes both signals while the server runs. A second one does not wait for what was accepted."""
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, _frame: object) -> None:
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+        self._on_stop()
+
+    def end_with(self, error: UserError) -> None:
+        """Ends the server; `error` is for whoever started it."""
+        self.error = self.error or error
+        self.should_exit = True
+        self._on_stop()
+
+
+class _Lines(logging.Formatter):
+    """Our events are JSON already; what libraries say becomes the same."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name == log.name and record.exc_info is None:
+            return record.getMessage()
+        return json.dumps({"event": "log", "logger": record.name, "message": super().format(record)})
+
+
+def start_log() -> None:
+    """Lets events go to standard error, each a line of JSON; what libraries warn of, too."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines("%(message)s"))
+    logging.getLogger().handlers = [handler]
+    log.setLevel(logging.INFO)
+    for name in ("uvicorn", "python_multipart"):  # about clients, who are told, or whose requests our lines show
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def run(
+    app: FastAPI, classifier: Classifier, limits: Limits, *, host: str, port: int, drain: float, holder: "Holder"
+) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what was accepted, for `drain` seconds at most.
+
+    A port that cannot be opened is an OutputError. holder: where engines find the server when they cannot go on.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    config = uvicorn.Config(
+        app, http=protocol_with(limits), ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
+        server_header=False, timeout_graceful_shutdown=max(1, round(drain)), timeout_keep_alive=5,
+    )  # fmt: skip
+
+    def stopping() -> None:
+        classifier.is_draining = True
+
+    holder.server = server = Server(config, on_stop=stopping)
+    asyncio.run(_serve(server, host, port))
+    if server.error is not None:
+        raise server.error
+
+
+async def _serve(server: Server, host: str, port: int) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        [address, *_] = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        listening = socket.socket(address[0], socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address[4])
+        listening.listen(BACKLOG)
+    except OSError as error:
+        raise OutputError(f"{host}:{port}: cannot be listened at: {error.strerror or error}") from None
+    with listening:
+        where = listening.getsockname()
+        name = f"[{where[0]}]" if ":" in where[0] else where[0]
+        say("listening", url=f"http://{name}:{where[1]}")
+        await server.serve(sockets=[listening])
+    say("stopped")
+
+
+class Holder:
+    """Where the server will be, once there is one."""
+
+    server: Server | None = None
+
+    def end_with(self, error: UserError) -> None:
+        """Ends the server with an error."""
+        if self.server is not None:
+            self.server.end_with(error)

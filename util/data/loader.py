@@ -53,12 +53,16 @@ def collate(samples: Sequence[Sample | BadImage | UserError]) -> list[Any]:
 
 
 def _begin_worker(worker_id: int) -> None:
-    """Leaves signals, which reach the whole group, to the parent, and ends with it, however it ends."""
+    """Leaves signals, which reach the whole group, to the parent, and ends with it, however it ends.
+
+    It says itself which process it is: the parent may hear of its end before it has noted whom it started.
+    """
     for number in _TO_THE_GROUP:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _TO_THE_GROUP)
     die_with_parent()
     reading = get_worker_info().dataset
+    reading.board.enter(worker_id, os.getpid())
     reading.images.report_to(reading.board, worker_id)
 
 
@@ -145,19 +149,13 @@ class WorkerLoader(SerialLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         """A thread asks Paddle for one batch at a time: its waiting is deaf to signals, and has no end."""
-        first = None
-        if not (self._started and self._persistent):
-            self.board.clear()
-            first = self._fork()
-            for number, process in enumerate(first._workers):
-                self.board.enter(number, process.pid)
-            self._started = True
         requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         place = paddle.framework._current_expected_place()
-        arguments = (self._loader, first, place, requests, answers)
-        threading.Thread(target=_answer, args=arguments, daemon=True, name="batches").start()
         try:
+            first = self._begin()
+            arguments = (self._loader, first, place, requests, answers)
+            threading.Thread(target=_answer, args=arguments, daemon=True, name="batches").start()
             while True:
                 requests.put(True)
                 batch = self._await(answers)
@@ -172,6 +170,17 @@ class WorkerLoader(SerialLoader):
             raise
         finally:
             requests.put(False)
+
+    def _begin(self) -> Any:
+        """Returns the iterator of workers that it starts, or None where those of the last epoch go on."""
+        if self._started and self._persistent:
+            return None
+        self.board.clear()
+        iterator = self._fork()
+        for number, process in enumerate(iterator._workers):
+            self.board.enter(number, process.pid)
+        self._started = True
+        return iterator
 
     def _fork(self) -> Any:
         """Returns the loader's iterator, which starts the workers: forks, which belongs into the main thread.

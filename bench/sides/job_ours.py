@@ -1,11 +1,15 @@
 """Images per second of infer.py's job, from files to rows; or of its engine alone, on batches that are there already.
 
+Or the seconds of one picture at a time, from its bytes to its classes.
+
 python -m bench.sides.job_ours job --model_dir DIR --images FOLDER
 python -m bench.sides.job_ours engine --model_dir DIR
+python -m bench.sides.job_ours one --model_dir DIR --images FOLDER
 """
 
 import argparse
 import os
+import statistics
 import tempfile
 import time
 from functools import partial
@@ -15,14 +19,15 @@ import numpy as np
 
 from bench.side import serve
 from util import runtime
+from util.data.images import decode_image
 from util.deploy.bundle import load_bundle
 from util.deploy.engines import choose_engine, start_engine
 from util.infer_job import InferJob, Share, facts_of, run_job
 from util.inputs import collect_inputs
-from util.prediction import predict_places
+from util.prediction import predict_places, top_k
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("what", choices=("job", "engine"))
+parser.add_argument("what", choices=("job", "engine", "one"))
 parser.add_argument("--model_dir", required=True, help="what export_model.py has written")
 parser.add_argument("--engine", default="auto", choices=("auto", "paddle", "openvino", "onnxruntime"))
 parser.add_argument("--images", nargs="+", default=[], help="for the job: as infer.py's --input_file")
@@ -65,4 +70,16 @@ def measure_job() -> float:
     return given.num_images / (time.perf_counter() - begun)
 
 
-serve(measure_job if given.what == "job" else measure_engine)
+def measure_one() -> float:
+    """Returns the median of 40 times the first picture."""
+    file = Path(collect_inputs(given.images)[0]).read_bytes()
+    transform, names, seconds = preprocessing.transform(), program.manifest.class_names, []
+    for _ in range(40):
+        begun = time.perf_counter()
+        image = transform(decode_image(file))
+        top_k(forward(image[None]), ["picture"], names, output=program.manifest.output)
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds)
+
+
+serve({"job": measure_job, "engine": measure_engine, "one": measure_one}[given.what])

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.load import closed_loops, open_loop, quantile, run
 from tests.scripts.background import SLOWNESS, wait_until
 from tests.scripts.run import last_error
 from tests.scripts.run import run as run_script
-from tests.serving.load import closed_loops, open_loop, quantile, run
 from tests.serving.served import Serving, form
 from tests.serving.test_classify import CHELSEA, COFFEE
 from tests.util.data.test_images_odd import BASELINE, EXACT

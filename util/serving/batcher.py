@@ -18,6 +18,7 @@ from util.serving.engine_process import EngineError, EngineProcess, StartError
 
 MAX_DEATHS = 3  # of an engine, one after the other without an answer: then it will not recover by itself
 MEMORY_OF_SPEED = 0.8  # what a batch leaves of the speed that was measured before it
+MARGIN = 1.5  # by which the expected wait may turn out longer; who is accepted shall not wait in vain
 PATIENCE = 2.0  # seconds a batch may take longer than a request may last, before its engine counts as stuck
 
 
@@ -125,7 +126,7 @@ class Batcher:
         if self._held + count > self.capacity:
             raise RefusedError(f"{self._held} images are waiting already", retry_after=self.expected_wait())
         wait = self.expected_wait(count)
-        if wait > self.deadline:
+        if MARGIN * wait > self.deadline:
             raise RefusedError(f"{self._held} images are waiting, for {wait:.0f} seconds", retry_after=wait)
 
     @contextlib.contextmanager

@@ -1,6 +1,7 @@
-"""Many clients: closed loops, which wait for their answers, and a stream of requests at a rate, which does not."""
+"""Many clients: closed loops, which wait for answers; requests at a rate, which does not wait; slow ones."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import time
@@ -95,6 +96,53 @@ async def open_loop(port: int, image: bytes, *, rate: float, seconds: float, con
     for client in free:
         client.close()
     return told
+
+
+async def slow_heads(port: int, *, count: int, seconds: float) -> None:
+    """Keeps so many connections that send a byte of a head each second; one that is cut off is opened anew."""
+    await _trickle(port, b"POST /v1/classify HTTP/1.1\r\nX: ", count=count, seconds=seconds)
+
+
+async def slow_bodies(port: int, *, count: int, seconds: float) -> None:
+    """Keeps so many connections that send a byte of a body each second; one that is cut off is opened anew."""
+    head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 100000\r\n\r\n"
+    await _trickle(port, head, count=count, seconds=seconds)
+
+
+async def _trickle(port: int, start: bytes, *, count: int, seconds: float) -> None:
+    until = time.monotonic() + seconds
+
+    async def one() -> None:
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(start)
+                while time.monotonic() < until and not writer.is_closing():
+                    writer.write(b"x")
+                    await writer.drain()
+                    await asyncio.sleep(1.0)
+                writer.close()
+
+    await asyncio.gather(*(one() for _ in range(count)))
+
+
+async def slow_readers(port: int, *, count: int, seconds: float) -> None:
+    """Keeps so many connections that ask ever more and read nothing; one that is cut off is opened anew."""
+    until = time.monotonic() + seconds
+    question = b"GET /v1/model HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    async def one() -> None:
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError, TimeoutError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+                writer.transport.pause_reading()  # type: ignore[attr-defined]
+                while time.monotonic() < until and not writer.is_closing():
+                    writer.write(question)
+                    await asyncio.wait_for(writer.drain(), max(0.1, until - time.monotonic()))
+                    await asyncio.sleep(0.1)
+                writer.transport.abort()
+
+    await asyncio.gather(*(one() for _ in range(count)))
 
 
 def run(work: Callable[[], Awaitable[list[Told]]]) -> list[Told]:

@@ -93,17 +93,23 @@ def run(
         raise server.error
 
 
-async def _serve(server: Server, host: str, port: int) -> None:
+async def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens at the first address of `host`; one that cannot be opened is an OutputError."""
     loop = asyncio.get_running_loop()
     try:
         [address, *_] = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        listening = socket.socket(address[0], socket.SOCK_STREAM)
+        # the protocol is named, or asyncio leaves Nagle's algorithm on, and every answer waits 40 ms for the client
+        listening = socket.socket(address[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address[4])
         listening.listen(BACKLOG)
     except OSError as error:
         raise OutputError(f"{host}:{port}: cannot be listened at: {error.strerror or error}") from None
-    with listening:
+    return listening
+
+
+async def _serve(server: Server, host: str, port: int) -> None:
+    with await listen(host, port) as listening:
         where = listening.getsockname()
         name = f"[{where[0]}]" if ":" in where[0] else where[0]
         say("listening", url=f"http://{name}:{where[1]}")

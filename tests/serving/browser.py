@@ -20,7 +20,7 @@ INSTALL = "apt install chromium chromium-driver"
 ARGUMENTS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-default-apps", "--no-proxy-server",
-    "--disable-dev-shm-usage", "--force-color-profile=srgb", "--hide-scrollbars", "--lang=en-US",
+    "--disable-dev-shm-usage", "--force-color-profile=srgb", "--hide-scrollbars", "--lang=en-US", "about:blank",
 )  # fmt: skip
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key by which the protocol marks an element
 TAB, ENTER, SPACE, DELETE, SHIFT = "\ue004", "\ue007", " ", "\ue017", "\ue008"
@@ -53,6 +53,8 @@ class Browser:
         except BaseException:
             self._end()
             raise
+        self.open("about:blank")
+        self.requested()  # what the browser's own first page asks for
         return self
 
     def __exit__(

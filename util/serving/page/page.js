@@ -103,12 +103,12 @@ function makeCard(file) {
   image.addEventListener("load", () => {
     find(".picture", root).style.setProperty("--ratio", image.naturalWidth / image.naturalHeight || 1);
   });
-  image.addEventListener("error", () => { // a TIFF, for instance, which the server can read
+  image.addEventListener("error", () => { // no image, or of a format that only the server reads
     find(".preview", root).classList.add("empty");
     toggle.hidden = true;
   });
   image.src = card.url;
-  find("h2", root).textContent = file.name;
+  find("h2", root).textContent = find("h2", root).title = file.name;
   translateAll(root);
   label(find(".remove", root), "remove", { name: file.name });
   find(".remove", root).addEventListener("click", () => removeCard(card));

@@ -73,9 +73,11 @@ class Page:
         ]
         assert self.browser.run(GIVE, kind, parts, text), "the browser would do what it does with files"
 
-    def cards(self, count: int) -> list[dict[str, Any]]:
-        """Returns the cards when so many of them are done."""
+    def cards(self, count: int, *, without_preview: int = 0) -> list[dict[str, Any]]:
+        """Returns the cards when so many of them are done, and have previews but for so many."""
         self.browser.wait(SETTLED, count)
+        self.browser.wait("document.querySelectorAll('.preview.empty').length === arguments[0]", without_preview)
+        self.browser.wait("[...document.images].every(image => image.complete)")
         return list(self.browser.run(CARDS))
 
     def text(self, selector: str) -> str:

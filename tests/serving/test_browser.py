@@ -60,7 +60,7 @@ def test_an_unreadable_file_has_the_reason_on_its_card(page: Page, tmp_path: Pat
     bad = tmp_path / "notes.jpg"
     bad.write_text("no image\n")
     page.pick(bad, CHELSEA)
-    failed, good = page.cards(2)
+    failed, good = page.cards(2, without_preview=1)
     page.expected_errors = [r"v1/classify.* 415 "]
     answer = page.server.classify(bad.read_bytes())
     assert (answer.status, f"image 0: {failed['reason']}") == (415, answer.error)
@@ -74,7 +74,7 @@ def test_what_only_the_server_can_read_has_classes_without_a_preview(page: Page,
     odd = tmp_path / "<img src=x onerror=throw(1)>.tiff"
     odd.write_bytes(b"II*\0")
     page.pick(odd)
-    [card] = page.cards(1)
+    [card] = page.cards(1, without_preview=1)
     assert (card["preview"], card["name"], card["labels"]) == (False, odd.name, ["<b>bold</b>"])
     assert not page.is_shown(".card .attention")
     assert page.browser.run("return document.querySelectorAll('.card b, .card h2 img').length") == 0
@@ -95,24 +95,29 @@ def test_four_images_are_sent_at_a_time_and_cards_keep_their_order(page: Page, t
     for file in files:
         file.write_bytes(b"x")
     page.pick(*files)
-    found = page.cards(7)
+    found = page.cards(7, without_preview=7)
     assert [(card["name"], card["labels"]) for card in found] == [(file.name, [file.name]) for file in files]
     assert page.browser.run("return [window.sent, window.most]") == [7, 4]
 
 
 def test_a_busy_server_is_asked_once_more_and_then_when_the_user_says_so(page: Page) -> None:
+    """Time does not pass by itself here."""
     page.intercept("""async (path, options, real) => {
-      if (path === "v1/model" || ++window.sent > 2) return real(path, options);
-      window.sent ||= 1;
-      const headers = {"Retry-After": "1"};
-      return Response.json({error: "image 0: busy " + window.sent}, {status: 503, headers});
+      if (path === "v1/model" || window.sent === 2) return real(path, options);
+      window.sent = (window.sent ?? 0) + 1;
+      return Response.json({error: "image 0: busy " + window.sent}, {status: 503, headers: {"Retry-After": "7"}});
     }""")
-    page.browser.run("window.sent = 0")
+    page.browser.run("""const now = window.setTimeout;
+        window.setTimeout = (what, ms) => ms < 1000 ? now(what, ms) : (window.delayed = {what, ms})""")
     page.pick(CHELSEA)
-    page.browser.wait("document.querySelector('[data-state=later] .again:not([hidden])')")
-    assert page.text(".card .state") == "Not answered yet; tried again after 1 s"
+    page.browser.wait("window.delayed")
+    assert page.browser.run("return [window.delayed.ms, window.sent]") == [7000, 1]
+    assert page.text(".card .state") == "Not answered yet; tried again after 7 s"
+    assert (page.text(".card .reason"), page.is_shown(".card .again")) == ("busy 1", True)
+    page.browser.run("window.delayed.what(); window.delayed = null")
     [card] = page.cards(1)
     assert (card["state"], card["reason"], card["again"]) == ("failed", "busy 2", True)
+    assert page.browser.run("return window.delayed") is None
     page.browser.click(".card .again")
     page.browser.wait("document.querySelector('[data-state=done]')")
     [card] = page.cards(1)
@@ -137,7 +142,13 @@ def test_other_failures_are_named(answer: str, reason: str, again: bool, page: P
 def test_the_key_is_asked_for_and_kept_nowhere(locked_page: Page) -> None:
     page, browser = locked_page, locked_page.browser
     page.expected_errors = [r" 401 "]
+    page.intercept("""async (path, options, real) => {
+      if (!window.begin) await new Promise(done => window.begin = done); // the first request, for the model
+      return real(path, options);
+    }""")
     page.pick(CHELSEA)
+    browser.wait("document.querySelector('[data-state=waiting]')")
+    browser.run("window.begin()")
     browser.wait("document.querySelector('[data-state=needsKey]')")
     assert page.text("#key-form label") == "This server asks for an API key"
     browser.press(*"wrong", ENTER)  # the field has the focus
@@ -150,7 +161,25 @@ def test_the_key_is_asked_for_and_kept_nowhere(locked_page: Page) -> None:
     assert KEY not in browser.run(f"return JSON.stringify({kept})")
     assert browser.run("return document.querySelector('#key').value") == ""
     page.open()
+    browser.run("window.begin()")
     browser.wait("!document.querySelector('#key-form').hidden")
+
+
+def test_a_refusal_that_comes_after_the_key_does_not_ask_again(page: Page) -> None:
+    """Two images are refused for want of a key, the second one when the key was given already."""
+    page.intercept("""async (path, options, real) => {
+      if (path === "v1/model" || options.headers["X-API-Key"] === "later") return real(path, options);
+      if (options.body.name === "coffee.jpg") await new Promise(done => window.refuse = done);
+      return Response.json({error: "no key"}, {status: 401});
+    }""")
+    page.pick(CHELSEA, COFFEE)
+    page.browser.wait("window.refuse && document.querySelector('[data-state=needsKey]')")
+    page.browser.press(*"later", ENTER)
+    page.browser.wait("document.querySelector('[data-state=done]')")
+    page.browser.run("window.refuse()")
+    for card, file in zip(page.cards(2), (CHELSEA, COFFEE), strict=True):
+        assert_answered(card, file, page.server)
+    assert not page.is_shown("#key-form")
 
 
 def assert_answered_with_key(card: dict[str, Any], server: Serving) -> None:
@@ -205,7 +234,7 @@ def test_a_file_is_an_image_by_its_content_alone(page: Page, tmp_path: Path) -> 
     plain.write_bytes(CHELSEA.read_bytes())
     page.give("drop", file, plain)
     page.expected_errors = [r"v1/classify.* 415 "]
-    first, second = page.cards(2)
+    first, second = page.cards(2, without_preview=1)
     assert (first["state"], second["state"]) == ("failed", "done")
     assert first["reason"].startswith("is not an image")
     assert_answered(second, plain, page.server)

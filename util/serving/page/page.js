@@ -105,7 +105,6 @@ function makeCard(file) {
   });
   image.addEventListener("error", () => { // no image, or of a format that only the server reads
     find(".preview", root).classList.add("empty");
-    toggle.hidden = true;
   });
   image.src = card.url;
   find("h2", root).textContent = find("h2", root).title = file.name;
@@ -237,7 +236,7 @@ function succeed(card, { values, ms }) {
   if (prediction.attention) {
     drawAttention(find("canvas", root), prediction.attention);
     find("canvas", root).hidden = false;
-    find(".attention", root).hidden = find(".preview", root).classList.contains("empty");
+    find(".attention", root).hidden = false;
   }
   const best = { name: file.name, label: prediction.label_names[0], score: percent(prediction.scores[0]) };
   say(find("#news"), "newsDone", best);

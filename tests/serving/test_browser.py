@@ -10,7 +10,7 @@ import pytest
 
 from tests.serving.browser import ENTER
 from tests.serving.conftest import KEY
-from tests.serving.page import CHELSEA, COFFEE, Page, assert_answered
+from tests.serving.page import CHELSEA, COFFEE, GIVE, Page, assert_answered
 from tests.serving.served import Serving
 
 
@@ -151,7 +151,8 @@ def test_the_key_is_asked_for_and_kept_nowhere(locked_page: Page) -> None:
     browser.run("window.begin()")
     browser.wait("document.querySelector('[data-state=needsKey]')")
     assert page.text("#key-form label") == "This server asks for an API key"
-    browser.press(*"wrong", ENTER)  # the field has the focus
+    assert not browser.run(GIVE, "paste", [], KEY), "the browser cannot paste a key into the field, which has the focus"
+    browser.press(*"wrong", ENTER)
     browser.wait("document.querySelector('#key-form label').innerText.includes('not accept')")
     browser.press(*KEY, ENTER)
     assert_answered_with_key(page.cards(1)[0], page.server)

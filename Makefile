@@ -10,21 +10,29 @@ REQUIREMENTS = $(wildcard requirements*.txt)
 # More than two cores: the tests wait for a part of their time.
 TEST_PROCESSES ?= 3
 
-.PHONY: demo test test-all lint
+.PHONY: demo test test-all lint browser
 
 demo: .venv/ready
 	.venv/bin/python demo/run.py
 
-test: .venv/ready
+test: .venv/ready browser
 	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --durations=10
 
-test-all: .venv/ready
+test-all: .venv/ready browser
 	.venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --durations=10 -m ''
 
 lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# The browser in which the page of serve.py is tested. Without it these tests are skipped; nothing else needs it.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	test "$$(id -u)" = 0 && command -v apt-get >/dev/null && export DEBIAN_FRONTEND=noninteractive && \
+	apt="apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=20 -o DPkg::Lock::Timeout=60" && \
+	{ timeout 300 $$apt update && timeout 900 $$apt install --no-install-recommends -y chromium chromium-driver; } \
+	>/dev/null 2>&1; } || echo "no Chromium here: tests that need one are skipped (apt install chromium chromium-driver)"
 
 # `ready` is written last: an installation that was interrupted is started again.
 .venv/ready: $(REQUIREMENTS)

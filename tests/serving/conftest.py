@@ -9,6 +9,8 @@ import pytest
 
 from models import create_model, model_defaults
 from models.deploy import deployed
+from tests.serving.browser import Browser, missing
+from tests.serving.page import DESKTOP, Page
 from tests.serving.served import Serving
 from util.data.preprocessing import resolve_preprocessing
 from util.deploy.export import export
@@ -16,6 +18,7 @@ from util.deploy.manifest import Card, Manifest
 from util.options import PreprocessOptions
 
 NAMES = ("cat", "dog", "鸟", "a fish, of the sea", "emu", "fox", "gnu")
+KEY = "s3cret-of-the-test"
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +43,40 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     with Serving(exported, tmp_path_factory.mktemp("server"), "--engine", "onnxruntime") as found:
         yield found.wait_ready()
+
+
+@pytest.fixture(scope="session")
+def locked(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server that asks for KEY."""
+    with Serving(
+        exported, tmp_path_factory.mktemp("locked"), "--engine", "onnxruntime", PADDLE_CVT_API_KEY=KEY
+    ) as found:
+        yield found.wait_ready()
+
+
+@pytest.fixture(scope="session")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if missing():
+        pytest.skip(missing())
+    with Browser(tmp_path_factory.mktemp("browser")) as found:
+        yield found
+
+
+def opened(browser: Browser, server: Serving) -> Iterator[Page]:
+    browser.resize(*DESKTOP)
+    browser.prefer("light")
+    browser.devtools("Storage.clearDataForOrigin", origin=f"http://127.0.0.1:{server.port}", storageTypes="all")
+    page = Page(browser, server)
+    page.open()
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def page(window: Browser, server: Serving) -> Iterator[Page]:
+    yield from opened(window, server)
+
+
+@pytest.fixture
+def locked_page(window: Browser, locked: Serving) -> Iterator[Page]:
+    yield from opened(window, locked)

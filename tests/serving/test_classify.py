@@ -11,7 +11,7 @@ import pytest
 
 from tests.scripts.background import wait_until
 from tests.scripts.run import ROOT
-from tests.serving.conftest import NAMES
+from tests.serving.conftest import KEY, NAMES
 from tests.serving.served import Answered, Serving, form
 from tests.util.data.test_images_odd import BAD_BYTES, BASELINE, EXACT, NEAR, SAME_AS_BASELINE
 from util.data.images import decode_image
@@ -154,9 +154,6 @@ def test_metrics_count_what_was_done(server: Serving) -> None:
     assert after[0] == before[0] + 2
     assert after[1] >= before[1] + 1
     assert server.metric("paddle_cvt_held_images") == 0
-
-
-KEY = "s3cret-of-the-test"
 
 
 def test_a_key_is_asked_for_and_never_logged(exported: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from util.errors import NonFiniteLossError
 from util.prediction import TOP_K, top_k
-from util.serving import inference_routes
+from util.serving import inference_routes, pages
 from util.serving.app_state import Classifier
 from util.serving.batcher import RefusedError
 from util.serving.documents import CLASSIFY, ERRORS, Answer, Health, Model
@@ -32,9 +32,10 @@ def _error(request: Request, status: int, reason: str, *, retry_after: int | Non
 
 
 def create_app(classifier: Classifier, metrics: Metrics, *, api_key: str | None, log_requests: bool) -> FastAPI:
-    """Returns the application: /v1, /v2, /healthz, /readyz, /metrics, and their description.
+    """Returns the application: /v1, /v2, /healthz, /readyz, /metrics, their description, and the page at /.
 
-    api_key: what `Authorization: Bearer KEY` or `X-API-Key: KEY` must be, but for the health checks; None: nothing.
+    api_key: what `Authorization: Bearer KEY` or `X-API-Key: KEY` must be, but for the health checks and the page; None:
+    nothing.
     """
     app = FastAPI(
         title="Image classification",
@@ -47,6 +48,7 @@ def create_app(classifier: Classifier, metrics: Metrics, *, api_key: str | None,
     app.include_router(_health(classifier, metrics))
     app.include_router(_classes(classifier))
     app.include_router(inference_routes.create_router(classifier))
+    app.include_router(pages.create_router())
 
     @app.exception_handler(RequestError)
     async def bad(request: Request, error: RequestError) -> Response:
@@ -77,9 +79,10 @@ def create_app(classifier: Classifier, metrics: Metrics, *, api_key: str | None,
 
 
 class _Key:
-    """Asks for the key of everything but the health checks."""
+    """Asks for the key of everything but the health checks and the page."""
 
-    OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
+    # The page holds nothing of the model's: it asks /v1 for that, and its user for the key
+    OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", *pages.FILES)
 
     def __init__(self, app: Any, *, key: str | None) -> None:
         self.app = app

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from util.serving.metrics import Metrics
+from util.serving.pages import FILES
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -17,7 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 Receive = Callable[[], Awaitable[Message]]
 log = logging.getLogger("serve")
 _ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
-ROUTES = ("/v1/classify", "/v1/model", "/healthz", "/readyz", "/metrics", "/openapi.json")
+ROUTES = ("/v1/classify", "/v1/model", "/healthz", "/readyz", "/metrics", "/openapi.json", *FILES)
 
 
 def say(event: str, *, level: int = logging.INFO, **values: Any) -> None:

@@ -1,15 +1,15 @@
 """The attention of a block as a layer computes it and throws it away: recomputed from what the layer reads.
 
-Nothing here changes a model, and everything but `class_path` can be traced into a program. `class_path` is the one place
-that says which blocks lead to the class token; the last of them holds the class attention of the model.
+Nothing here changes a model, and everything but `class_path` can be traced into a program. `class_path` is the one
+place that says which blocks lead to the class token; the last of them holds the class attention of the model.
 
 CvT's keys and values are fewer than its tokens: key i stands for the tokens 2i - 1, 2i, 2i + 1 in each direction, which
-its projection reads. `spread_keys` gives the attention to a key back to these tokens, in parts of 1/4, 1/2, 1/4 each way:
-neighbouring windows overlap by one token, and so every token within a grid gets as much from keys that get the same.
-At the border, the parts of tokens that do not exist go to those that do, so that nothing is lost.
+its projection reads. `spread_keys` gives the attention to a key back to these tokens, in parts of 1/4, 1/2, 1/4 each
+way: neighbouring windows overlap by one token, and so every token within a grid gets as much from keys that get the
+same. At the border, the parts of tokens that do not exist go to those that do, so that nothing is lost.
 
-Legend: B batch, h heads, H W a grid of tokens, N = H W (+ 1 with the class token), T query tokens, S key tokens, P Q the
-grid of keys, C embed_dim, d = C / h.
+Legend: B batch, h heads, H W a grid of tokens, N = H W (+ 1 with the class token), T query tokens, S key tokens, P Q
+the grid of keys, C embed_dim, d = C / h.
 """
 
 from dataclasses import dataclass

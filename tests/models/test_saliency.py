@@ -45,7 +45,7 @@ def test_rollout_is_the_product_of_the_blocks(family: str) -> None:
     expected = plain_rollout(model, images, GRIDS[family])
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert found.dtype == np.float32
-    assert np.ptp(expected) > 1e-2  # an even map would be no test
+    assert np.ptp(expected) > 5e-3  # an even map would be no test
     assert np.all(found.sum((1, 2)) < 1.0)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import warnings
 from collections.abc import Iterable, Iterator
 
 from PIL import Image, ImageDraw, ImageOps
@@ -65,7 +66,8 @@ def upright_picture(file: str) -> Image.Image:
     The model gets the pixels as they are stored. A file that cannot be read is an ImageError.
     """
     picture = decode_image(file)
-    with contextlib.suppress(*_EXIF_ERRORS):  # a damaged note of how to hold it is none
+    # a damaged note of how to hold it is none
+    with warnings.catch_warnings(action="ignore"), contextlib.suppress(*_EXIF_ERRORS):
         picture = ImageOps.exif_transpose(picture)
     picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     return picture

@@ -90,7 +90,6 @@ class VisualizeOptions:
         check_text("output", self.output)
         check(0.0 <= self.alpha <= 1.0, "alpha", "in [0, 1]", self.alpha)
         check(self.class_id is None or self.class_id >= 0, "class_id", "at least 0", self.class_id)
-        check(len(set(self.kind)) == len(self.kind), "kind", "each map once", " ".join(self.kind))
 
 
 @dataclass(frozen=True, kw_only=True)

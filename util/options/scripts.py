@@ -76,7 +76,7 @@ class VisualizeOptions:
     )
     output: str = setting("output/visualize", "folder for the pictures", scope="machine", yaml=False)
     kind: tuple[Literal["class_attention", "rollout", "grad_cam"], ...] = setting(
-        (), "which maps: class_attention, rollout, grad_cam; none: all", scope="machine", yaml=False
+        (), "which maps; none: all", scope="machine", yaml=False
     )
     class_id: int | None = setting(
         None, "class that Grad-CAM explains; none: the best of each image", scope="machine", yaml=False

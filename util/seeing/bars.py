@@ -23,7 +23,7 @@ SMALL = 320  # pixels: smaller pictures are enlarged to about this
 
 
 def class_label(class_id: int, name: str) -> str:
-    """Returns how a class is called in pictures: the first of its names, after its number unless it begins with that."""
+    """Returns how a class is called in pictures: the first of its names, after its number unless it begins so."""
     first = name.partition(",")[0].strip()
     return first if re.match(rf"{class_id}(?!\d)", first) else f"{class_id} {first}"
 

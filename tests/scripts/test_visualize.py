@@ -89,7 +89,7 @@ def test_a_name_that_is_no_text_keeps_to_its_line(
 ) -> None:
     monkeypatch.chdir(place)
     os.makedirs("odd", exist_ok=True)
-    shutil.copy("one/a.png", b"odd/a\nb\xff.png")
+    shutil.copy(b"one/a.png", b"odd/a\nb\xff.png")
     visualize.main(["--infer_imgs", "odd", "--resume", "cvt.safetensors", "--output", "drawn_odd", "--kind", "rollout"])
     said = capsys.readouterr()
     assert said.out.startswith("odd/a\\nb\\udcff.png: ")

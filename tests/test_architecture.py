@@ -52,7 +52,7 @@ def packages(path: Path) -> set[str]:
 def test_models_and_util_do_not_import_each_other() -> None:
     assert [p for p in files("models") if "util" in packages(p) and p.name != "__main__.py"] == []
     assert [p for p in files("util") if "models" in packages(p) and p.name != "__main__.py"] == []  # that is a script
-    scripts = {"train", "eval", "predict", "export_model", "infer", "serve", "demo", "tests"}
+    scripts = {"train", "eval", "predict", "visualize", "export_model", "infer", "serve", "demo", "tests"}
     assert [p for p in [*files("models"), *files("util")] if packages(p) & scripts] == []
 
 
@@ -70,7 +70,14 @@ def test_serve_reaches_neither_models_nor_training() -> None:
 
 def test_no_family_imports_another() -> None:
     shared = {"models.layers", "models.registry", "models.profile", "models.transformer", "models.cpu"}
-    others_than_families = {"__init__", "__main__", "deploy", *(name[7:] for name in shared)}
+    others_than_families = {
+        "__init__",
+        "__main__",
+        "deploy",
+        "attention_maps",
+        "saliency",
+        *(name[7:] for name in shared),
+    }
     for family in {p.stem for p in files("models")} - others_than_families:
         others = {m for m in imports(ROOT / "models" / f"{family}.py") if m.startswith("models.")}
         assert others <= shared | {f"models.{family}_layers"}, family
@@ -83,7 +90,8 @@ WITHOUT_PADDLE = (  # docs/architecture.md names them; packages stand for all th
     "util.processes", "util.notes", "util.job", "util.outcome", "util.launcher", "util.data", "util.train.progress",
     "util.train.run_folder", "util.train.saver", "util.train.rejected", "util.infer_job", "util.part", "util.results",
     "util.interrupts", "util.output_lock",
-    "train", "eval", "predict", "export_model", "infer", "serve",
+    "util.seeing",
+    "train", "eval", "predict", "visualize", "export_model", "infer", "serve",
 )  # fmt: skip
 WITH_PADDLE = {"util.data.loader", "util.data.mixup"}
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from util.deploy.bundle import INT8, ONNX, PROGRAMS, Contents, Program
+from util.deploy.bundle import HINTS, INT8, ONNX, PROGRAMS, Contents, Program
 from util.errors import UsageError, WeightsError
 
 Forward = Callable[[np.ndarray], np.ndarray]  # images float32 (B, C, H, W) -> logits float32 (B, K)
@@ -87,6 +87,9 @@ def choose_engine(
     if name == "auto":
         _check(onednn or suffix != ".onnx", "--no_onednn is for Paddle Inference, which runs no .onnx; leave it out")
         name = _fastest(precision, device=device, suffix=suffix, onednn=onednn, contents=contents)
+        if name == "paddle" and device == "cpu" and onednn and _runs_onnx_alone():
+            _check(given is None, f"{given} needs Paddle, which is not installed: {HINTS[ONNX]} writes model.onnx")
+            name = "onnxruntime"  # whose program is not there; the bundle says what to export
     if name == "paddle":
         engine = Engine(name="paddle", precision=precision, programs=PROGRAMS)
         _check(precision == "fp32", f"--engine paddle computes in fp32; leave the engine out for {precision}")
@@ -101,6 +104,7 @@ def choose_engine(
             precision=precision,
             programs=programs if packaged else ("model.pdmodel",),
         )
+        _check(packaged or is_installed("paddle"), f"--engine openvino: OpenVINO is not installed: {REQUIREMENTS}")
         _check(packaged or suffix != ".onnx", f"ONNX programs need the OpenVINO package: {REQUIREMENTS}")
         suffixes = {".pdmodel", ".pdiparams", ".onnx"}  # the second: with the program beside it
     else:
@@ -138,6 +142,10 @@ def _fastest(precision: Precision, *, device: str, suffix: str | None, onednn: b
         if is_installed("onnxruntime") or suffix == ".onnx":
             return "onnxruntime"
     return "openvino" if precision == "bf16" else "paddle"
+
+
+def _runs_onnx_alone() -> bool:
+    return is_installed("onnxruntime") and not is_installed("paddle")
 
 
 def _check(condition: bool, message: str) -> None:

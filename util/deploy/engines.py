@@ -3,6 +3,8 @@
 import importlib
 import importlib.metadata
 import importlib.util
+import os
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -266,11 +268,21 @@ def _predictor(inference: ModuleType, config: "inference.Config", path: Path) ->
     return forward
 
 
+def tell_nobody() -> None:
+    """Keeps both packages from telling their makers that they are used, with a number for this user kept in his home.
+
+    Call it before importing either. What the environment says of ORT_DISABLE_TELEMETRY is left alone.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
+
+
 def openvino_engine(program: Program, *, threads: int, precision: Precision) -> Forward:
     """Returns the OpenVINO package on a `.pdmodel` or `.onnx`. One caller at a time.
 
     precision: fp32 or bf16.
     """
+    tell_nobody()
     try:
         import openvino
     except ImportError as error:
@@ -297,6 +309,7 @@ def openvino_engine(program: Program, *, threads: int, precision: Precision) -> 
 
 def onnxruntime_engine(program: Program, *, threads: int) -> Forward:
     """Returns ONNX Runtime on a `.onnx`, fp32 or quantised. One caller at a time."""
+    tell_nobody()
     try:
         import onnxruntime
     except ImportError as error:

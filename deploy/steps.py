@@ -71,9 +71,8 @@ def build(
                 raise UsageError(f"line {step.line}: RUN {command}: would change this machine; it needs a container")
             run([*SHELL, command], image.folder, image.environment)
         elif step.name == "ENV":
-            for word in step.words:
-                name, _, value = word.partition("=")
-                image.environment[name] = substitute(value, image.environment)
+            pairs = [word.partition("=")[::2] for word in step.words]  # values do not see each other
+            image.environment |= {name: substitute(value, image.environment) for name, value in pairs}
         elif step.name == "USER":
             image.user = int(step.rest.partition(":")[0])
         elif step.name == "EXPOSE":

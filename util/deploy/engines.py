@@ -269,7 +269,7 @@ def _predictor(inference: ModuleType, config: "inference.Config", path: Path) ->
 
 
 def tell_nobody() -> None:
-    """Keeps both packages from telling their makers that they are used, with a number for this user kept in his home.
+    """Keeps both packages from collecting usage data for their makers, with a number for the user kept in his home.
 
     Call it before importing either. What the environment says of ORT_DISABLE_TELEMETRY is left alone.
     """

@@ -52,7 +52,7 @@ def packages(path: Path) -> set[str]:
 def test_models_and_util_do_not_import_each_other() -> None:
     assert [p for p in files("models") if "util" in packages(p) and p.name != "__main__.py"] == []
     assert [p for p in files("util") if "models" in packages(p) and p.name != "__main__.py"] == []  # that is a script
-    scripts = {"train", "eval", "predict", "visualize", "export_model", "infer", "serve", "demo", "tests"}
+    scripts = {"train", "eval", "predict", "visualize", "export_model", "infer", "serve", "demo", "deploy", "tests"}
     assert [p for p in [*files("models"), *files("util")] if packages(p) & scripts] == []
 
 
@@ -89,9 +89,8 @@ WITHOUT_PADDLE = (  # docs/architecture.md names them; packages stand for all th
     "util.deploy.chosen", "util.deploy.engines", "util.serving", "util.checkpoint", "util.storage", "util.stop",
     "util.processes", "util.notes", "util.job", "util.outcome", "util.launcher", "util.data", "util.train.progress",
     "util.train.run_folder", "util.train.saver", "util.train.rejected", "util.infer_job", "util.part", "util.results",
-    "util.interrupts", "util.output_lock",
-    "util.seeing",
-    "train", "eval", "predict", "visualize", "export_model", "infer", "serve",
+    "util.interrupts", "util.output_lock", "util.seeing", "util.libraries", "util.yaml_text",
+    "train", "eval", "predict", "visualize", "export_model", "infer", "serve", "deploy",
 )  # fmt: skip
 WITH_PADDLE = {"util.data.loader", "util.data.mixup"}
 
@@ -124,6 +123,16 @@ def test_imports_without_paddle() -> None:
     assert first_with_paddle(["util.errors", "util.data.mixup"]) == "util.data.mixup"
 
 
+def test_what_running_an_export_does_without_is_imported_in_one_place() -> None:
+    """Elsewhere, who lacks one of them would see a traceback: take it from util.libraries."""
+    without = {"yaml", "safetensors", "tqdm"}
+    found = {str(p.relative_to(ROOT)): packages(p) & without for p in [*files("models"), *files("util")]}
+    assert {name: used for name, used in found.items() if used} == {
+        "util/libraries.py": without,
+        "util/prediction.py": {"tqdm"},  # which looks first whether it is there
+    }
+
+
 def test_what_run_sh_becomes_needs_the_standard_library_alone() -> None:
     for name in ("job", "outcome", "processes", "notes"):
         found = reached(ROOT / f"util/{name}.py")
@@ -134,9 +143,9 @@ def test_what_run_sh_becomes_needs_the_standard_library_alone() -> None:
 
 
 def test_files_stay_readable() -> None:
-    long = {str(p.relative_to(ROOT)): n for p in [*files("models"), *files("util"), *files("demo"), *ROOT.glob("*.py")]
-            if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400}  # fmt: skip
-    assert long == {}
+    places = [*ROOT.glob("*.py"), *(p for top in ("models", "util", "demo", "deploy") for p in files(top))]
+    lines = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in places}
+    assert {name: count for name, count in lines.items() if count > 400} == {}
 
 
 FORBIDDEN = {"eval", "exec", "print"}
@@ -167,10 +176,13 @@ def test_every_import_is_covered_by_the_requirements() -> None:
                     "prometheus_client": "prometheus-client"}  # fmt: skip
     names = [f"requirements{name}.txt" for name in ("", "-cpu", "-dev", "-fast", "-deploy", "-serve")]
     text = "".join((ROOT / name).read_text() for name in [*names, "bench/requirements-peers.txt"])
-    own = {p.stem for p in ROOT.glob("*.py")} | {"models", "util", "demo", "bench", "tests", "configs"}
+    own = {p.stem for p in ROOT.glob("*.py")} | {"models", "util", "demo", "deploy", "bench", "tests", "configs"}
     # what made a golden file ran once, beside the reference implementations
     places = [
-        p for top in ("models", "util", "demo", "bench", "tests") for p in files(top) if not p.match("golden/make_*.py")
+        p
+        for top in ("models", "util", "demo", "deploy", "bench", "tests")
+        for p in files(top)
+        if not p.match("golden/make_*.py")
     ]
     used = set().union(*(packages(p) for p in places))
     for package in sorted(used - own - set(sys.stdlib_module_names)):

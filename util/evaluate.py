@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import paddle
 from paddle import Tensor, nn
-from tqdm import tqdm
 
 from util.data.dataset import BadImage
 from util.data.loader import Batch, refuse_bad_images
 from util.distributed import World
 from util.evaluation.results import ImageCollector, ImageResults
+from util.libraries import tqdm
 from util.metrics import Metrics, MetricSums
 
 

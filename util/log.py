@@ -9,9 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from util import storage
+from util.libraries import tqdm
 
 NAME = "run"
 

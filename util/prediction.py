@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -236,8 +237,11 @@ def print_predictions(
 
 @contextlib.contextmanager
 def progress_bar(total: int, *, done: int = 0) -> Iterator[Callable[[int], object]]:
-    """Shows how many images are answered and how many a second, on a terminal alone; gives what counts them."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    """Shows how many images are answered and how many a second, on a terminal alone; gives what counts them.
+
+    Without tqdm, which running an export does not need, nothing is shown.
+    """
+    if sys.stderr is None or not sys.stderr.isatty() or find_spec("tqdm") is None:
         yield lambda count: None
         return
     from tqdm import tqdm

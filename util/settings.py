@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
 from util import options
 from util.errors import MissingInputError, UsageError
 
@@ -83,38 +81,20 @@ def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys and aliases (which can blow a small file up)."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("anchors and aliases are not supported")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise yaml.YAMLError(f"line {line}: a key must be text; got {key!r}")
-            if key in seen:
-                raise yaml.YAMLError(f"{key} stands twice, in lines {seen[key]} and {line}; keep one")
-            seen[key] = line
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """Returns the settings of a YAML file, keys checked, values not yet. Errors name the file and the key."""
     try:
         size = path.stat().st_size
         if not path.is_file() or size > MAX_YAML_BYTES:
             raise UsageError(f"{path}: a configuration is a text file of at most {MAX_YAML_BYTES} bytes")
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        from util.yaml_text import parse_yaml  # needs a library that running an export does without
+
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingInputError(f"{path}: no such configuration file") from None
     except OSError as error:
         raise MissingInputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None

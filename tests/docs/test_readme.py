@@ -40,6 +40,7 @@ SCRIPTS: dict[str, tuple[type[Settings], str | None]] = {
 }
 TOOLS = {  # started with `python -m`, with options of their own
     "models", "util.checkpoint", "util.data.split", "util.data.check", "util.data.shard", "util.report",
+    "deploy.try_steps",
 }  # fmt: skip
 RUN_SH = {  # each takes a value
     "-g", "--gpus", "-t", "--job-type", "-p", "--port", "--nodes", "--rank", "--master", "--tries", "--pause",
@@ -139,7 +140,7 @@ def test_scripts_know_every_option(document: str, monkeypatch: pytest.MonkeyPatc
     for command in in_tables:
         check_command(shlex.split(command))
     tools = [words for words in commands(document) if words[0] == "python" and not is_script(words)]
-    assert {words[2] for words in tools} >= {"util.data.check", "util.data.shard", "util.report"}
+    assert {words[2] for words in tools} >= {"util.data.check", "util.data.shard", "util.report", "deploy.try_steps"}
     assert [words for words in tools if unknown_tool_options(words)] == []
     assert unknown_tool_options(["python", "-m", "util.report", "RUN", "--output", "a.html", "--out"]) == ["--out"]
 
@@ -209,5 +210,5 @@ def test_every_exit_code_is_listed(document: str) -> None:
 
 
 def test_the_architecture_names_every_module() -> None:
-    names = {path.name for top in ("models", "util") for path in (ROOT / top).rglob("*.py")} - {"__init__.py"}
+    names = {path.name for top in ("models", "util", "deploy") for path in (ROOT / top).rglob("*.py")} - {"__init__.py"}
     assert {name for name in names if name not in text("docs/architecture.md")} == set()

@@ -22,7 +22,6 @@ from pathlib import Path
 from types import FrameType
 
 import numpy as np
-from tqdm import tqdm
 
 from util.data.bad_list import check_bad_list, remove_bad_list, write_bad_list
 from util.data.checked import Checked, summary, warn_of_twins
@@ -43,6 +42,7 @@ from util.errors import (
     run_script,
 )
 from util.files import as_field
+from util.libraries import tqdm
 from util.log import start_logging
 from util.options.data import LoaderOptions
 from util.settings import tool_parser

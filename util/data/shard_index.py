@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from util.data.class_names import MAX_REPORTED
 from util.data.images import IMAGE_SUFFIXES
@@ -25,6 +24,7 @@ from util.data.shard_files import Shard
 from util.data.shard_tar import Member, TarReader
 from util.errors import DataError, MismatchError, OutputError, WeightsError, listed
 from util.files import kind_of
+from util.libraries import tqdm
 from util.weights.container import read_container, write_container
 
 EXTENSIONS = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)

@@ -19,7 +19,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from util.data.image_list import ImageList
 from util.data.images import IMAGE_SUFFIXES, ImageError, read_bytes
@@ -27,6 +26,7 @@ from util.data.shard_index import raise_faults, scan_shards, write_index
 from util.data.shards import classes_path, find_shards, index_path
 from util.data.workers import is_dead
 from util.errors import OutputError, SaveError
+from util.libraries import tqdm
 
 BLOCK = tarfile.BLOCKSIZE
 END = 10_240  # bytes to which a tar is filled up

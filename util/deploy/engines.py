@@ -3,6 +3,8 @@
 import importlib
 import importlib.metadata
 import importlib.util
+import os
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from util.deploy.bundle import INT8, ONNX, PROGRAMS, Contents, Program
+from util.deploy.bundle import HINTS, INT8, ONNX, PROGRAMS, Contents, Program
 from util.errors import UsageError, WeightsError
 
 Forward = Callable[[np.ndarray], np.ndarray]  # images float32 (B, C, H, W) -> logits float32 (B, K)
@@ -87,6 +89,9 @@ def choose_engine(
     if name == "auto":
         _check(onednn or suffix != ".onnx", "--no_onednn is for Paddle Inference, which runs no .onnx; leave it out")
         name = _fastest(precision, device=device, suffix=suffix, onednn=onednn, contents=contents)
+        if name == "paddle" and device == "cpu" and onednn and _runs_onnx_alone():
+            _check(given is None, f"{given} needs Paddle, which is not installed: {HINTS[ONNX]} writes model.onnx")
+            name = "onnxruntime"  # whose program is not there; the bundle says what to export
     if name == "paddle":
         engine = Engine(name="paddle", precision=precision, programs=PROGRAMS)
         _check(precision == "fp32", f"--engine paddle computes in fp32; leave the engine out for {precision}")
@@ -101,6 +106,7 @@ def choose_engine(
             precision=precision,
             programs=programs if packaged else ("model.pdmodel",),
         )
+        _check(packaged or is_installed("paddle"), f"--engine openvino: OpenVINO is not installed: {REQUIREMENTS}")
         _check(packaged or suffix != ".onnx", f"ONNX programs need the OpenVINO package: {REQUIREMENTS}")
         suffixes = {".pdmodel", ".pdiparams", ".onnx"}  # the second: with the program beside it
     else:
@@ -138,6 +144,10 @@ def _fastest(precision: Precision, *, device: str, suffix: str | None, onednn: b
         if is_installed("onnxruntime") or suffix == ".onnx":
             return "onnxruntime"
     return "openvino" if precision == "bf16" else "paddle"
+
+
+def _runs_onnx_alone() -> bool:
+    return is_installed("onnxruntime") and not is_installed("paddle")
 
 
 def _check(condition: bool, message: str) -> None:
@@ -258,11 +268,21 @@ def _predictor(inference: ModuleType, config: "inference.Config", path: Path) ->
     return forward
 
 
+def tell_nobody() -> None:
+    """Keeps both packages from collecting usage data for their makers, with a number for the user kept in his home.
+
+    Call it before importing either. What the environment says of ORT_DISABLE_TELEMETRY is left alone.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
+
+
 def openvino_engine(program: Program, *, threads: int, precision: Precision) -> Forward:
     """Returns the OpenVINO package on a `.pdmodel` or `.onnx`. One caller at a time.
 
     precision: fp32 or bf16.
     """
+    tell_nobody()
     try:
         import openvino
     except ImportError as error:
@@ -289,6 +309,7 @@ def openvino_engine(program: Program, *, threads: int, precision: Precision) -> 
 
 def onnxruntime_engine(program: Program, *, threads: int) -> Forward:
     """Returns ONNX Runtime on a `.onnx`, fp32 or quantised. One caller at a time."""
+    tell_nobody()
     try:
         import onnxruntime
     except ImportError as error:

@@ -14,7 +14,7 @@ import numpy as np
 
 from util.deploy.bundle import INT8, ONNX, PARAMS, PROGRAMS, Program
 from util.deploy.calibration import Calibration
-from util.deploy.engines import REQUIREMENTS, Forward, is_installed, onnxruntime_engine
+from util.deploy.engines import REQUIREMENTS, Forward, is_installed, onnxruntime_engine, tell_nobody
 from util.deploy.manifest import Manifest
 from util.errors import UsageError
 
@@ -74,6 +74,7 @@ def write_int8(folder: Path, manifest: Manifest, calibration: Calibration, *, th
     without VNNI. Activations in uint8, whose ranges are the extremes seen. `agreement` is the
     share of held-out pictures whose best class is that of fp32.
     """
+    tell_nobody()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     fp32 = onnxruntime_engine(Program(path=folder / ONNX, params=folder / ONNX, manifest=manifest), threads=threads)

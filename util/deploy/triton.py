@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from util.deploy.bundle import ONNX
+from util.deploy.engines import tell_nobody
 from util.deploy.manifest import Manifest
 from util.errors import SaveError
 
@@ -38,6 +39,7 @@ def write_model(repository: Path, manifest: Manifest) -> None:
 
 def _names(program: Path) -> tuple[str, str]:
     """Returns the names of an ONNX program's input and output."""
+    tell_nobody()
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(program), providers=["CPUExecutionProvider"])

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import yaml
 
 from util.errors import DataError, MissingInputError, ResumableError
 from util.files import kind_of
+from util.libraries import yaml
 from util.report.log_lines import (
     MAX_EPOCH,
     EpochTable,

@@ -13,13 +13,13 @@ from logging import Logger
 import numpy as np
 import paddle
 from paddle import Tensor
-from tqdm import tqdm
 
 from util.data.dataset import MAX_SUBSTITUTES, BadImage
 from util.data.loader import Batch
 from util.data.sampler import MIXING, MODEL, stream
 from util.distributed import World
 from util.errors import DataError, NonFiniteLossError, ResumableError
+from util.libraries import tqdm
 from util.stop import StopRequest, StopWaiting
 from util.train.data import TrainingData
 from util.train.meter import Broken, EpochSums, Iteration, Meter, Window

@@ -6,11 +6,10 @@ from dataclasses import asdict
 from logging import Logger
 from typing import Any
 
-import yaml
-
 from util.data.workers import describe_workers
 from util.distributed import World
 from util.errors import Stopped
+from util.libraries import yaml
 from util.log import EpochLog
 from util.metrics import Metrics
 from util.options import RunOptions

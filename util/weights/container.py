@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from util import storage
 from util.errors import MissingInputError, NonFiniteLossError, WeightsError
+from util.libraries import SafetensorError, safe_open
 
 FORMAT = "paddle-cvt-checkpoint"
 VERSION = 1  # a later version must hash something else, or its files would count as version 1's with a flipped bit

@@ -3,6 +3,7 @@
     python infer.py --model_dir DIR --input_file demo/chelsea.jpg
     python infer.py --model_file DIR/model.pdmodel --params_file DIR/model.pdiparams --input_file demo/chelsea.jpg
     python infer.py --model_dir DIR --input_file demo --engine onnxruntime --precision int8
+    python infer.py --model_file OTHER/inference.pdmodel --input_file demo --mean ... (a program of another project)
 
 Standard output is one Python literal: a list of dicts with class_ids, scores, file_name, label_names.
 """
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         batch_size=settings.batch.batch_size,
         num_workers=settings.infer.num_workers,
         gives_way=engine.lets_python_run,
+        output=program.manifest.output,
     )
     if job is None:
         print_predictions(predict(range(len(files))), len(files), settings.infer.output)

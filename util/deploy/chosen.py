@@ -9,8 +9,10 @@ from util.data.class_names import read_class_names
 from util.data.preprocessing import Preprocessing, resolve_preprocessing
 from util.deploy.bundle import Program, load_bundle
 from util.deploy.engines import Engine, choose_engine, may_have_gpu
+from util.deploy.foreign import find_foreign, load_foreign
 from util.deploy.manifest import check_input_size
 from util.options import ClassNamesOptions, EngineOptions, PreprocessOptions
+from util.prediction import tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,7 @@ class Chosen:
     device: str
     preprocessing: Preprocessing
     class_names: Sequence[str]
+    is_foreign: bool = False  # without a manifest beside it
 
 
 def choose(
@@ -41,6 +44,9 @@ def choose(
     elif device != "cpu":
         runtime.start(cpu_threads)
         device = runtime.resolve_device(device)
+    foreign = find_foreign(Path(model.place))
+    if foreign is not None:
+        return _choose_foreign(foreign, model, names, preprocess, device=device)
     bundle = load_bundle(model.place, params=model.params_file)
     engine = choose_engine(
         model.engine, model.precision, device=device, given=bundle.given, onednn=model.onednn, contents=bundle.contents
@@ -52,3 +58,23 @@ def choose(
     if names.class_names is not None:
         class_names = read_class_names(Path(names.class_names), bundle.manifest.num_classes)
     return Chosen(program=program, engine=engine, device=device, preprocessing=preprocessing, class_names=class_names)
+
+
+def _choose_foreign(
+    path: Path, model: EngineOptions, names: ClassNamesOptions, preprocess: PreprocessOptions, *, device: str
+) -> Chosen:
+    """Returns another project's program, and says on standard error what was found out about it."""
+    loaded = load_foreign(path, params=model.params_file, preprocess=preprocess, names_file=names.class_names)
+    engine = choose_engine(
+        model.engine, model.precision, device=device, given=path.name, onednn=model.onednn, contents=loaded.contents
+    )
+    for note in loaded.notes:
+        tell(note)
+    return Chosen(
+        program=loaded.program,
+        engine=engine,
+        device=device,
+        preprocessing=loaded.preprocessing,
+        class_names=loaded.program.manifest.class_names,
+        is_foreign=True,
+    )

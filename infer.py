@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     program, engine, preprocessing, class_names = (
         chosen.program, chosen.engine, chosen.preprocessing, chosen.class_names
     )  # fmt: skip
+    for note in chosen.notes:
+        print(note, file=sys.stderr)
 
     facts = facts_of(files, program.manifest, preprocessing, class_names, precision=engine.precision)
     job = open_job(settings.infer.output, files, facts, go_on=settings.infer.continue_job)

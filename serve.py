@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Server
     start_log()
+    for note in chosen.notes:
+        say("program", note=note)
     spec = EngineSpec(
         place=str(program.path),
         params=str(program.params) if chosen.is_foreign or model.params_file is not None else None,

@@ -12,19 +12,23 @@ from util.deploy.engines import Engine, choose_engine, may_have_gpu
 from util.deploy.foreign import find_foreign, load_foreign
 from util.deploy.manifest import check_input_size
 from util.options import ClassNamesOptions, EngineOptions, PreprocessOptions
-from util.prediction import tell
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """What infer and serve run."""
+    """What infer and serve run.
+
+    is_foreign: whether it is another project's program, without a manifest; then notes are what was found out about it,
+    for standard error, a line each.
+    """
 
     program: Program
     engine: Engine
     device: str
     preprocessing: Preprocessing
     class_names: Sequence[str]
-    is_foreign: bool = False  # without a manifest beside it
+    is_foreign: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def choose(
@@ -63,13 +67,11 @@ def choose(
 def _choose_foreign(
     path: Path, model: EngineOptions, names: ClassNamesOptions, preprocess: PreprocessOptions, *, device: str
 ) -> Chosen:
-    """Returns another project's program, and says on standard error what was found out about it."""
+    """Returns another project's program, and what was found out about it."""
     loaded = load_foreign(path, params=model.params_file, preprocess=preprocess, names_file=names.class_names)
     engine = choose_engine(
         model.engine, model.precision, device=device, given=path.name, onednn=model.onednn, contents=loaded.contents
     )
-    for note in loaded.notes:
-        tell(note)
     return Chosen(
         program=loaded.program,
         engine=engine,
@@ -77,4 +79,5 @@ def _choose_foreign(
         preprocessing=loaded.preprocessing,
         class_names=loaded.program.manifest.class_names,
         is_foreign=True,
+        notes=loaded.notes,
     )

@@ -5,8 +5,9 @@
     PostProcess: {Topk: {topk: 5, label_list: [...]}}
 
 Both tools want the program as `inference.json` or `inference.pdmodel`, the parameters as `inference.pdiparams`, square
-crops, and RGB. These names are second ones of the export's files, and take no room on the disk. The meaning of each name is that of PaddleX 3.7 (paddlex/inference/models/image_classification) and of
-PaddleClas 2.6 (deploy/python/preprocess.py). Imports no paddle.
+crops, and RGB. In an export's folder these names are second ones of its files, and take no room on the disk. Sources:
+PaddleX 3.7 (paddlex/inference/models/image_classification) and PaddleClas 2.6 (deploy/python/preprocess.py). Imports no
+paddle.
 """
 
 import math

@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for note in chosen.notes:
         say("program", note=note)
     spec = EngineSpec(
-        place=str(program.path),
-        params=str(program.params) if chosen.is_foreign or model.params_file is not None else None,
+        place=str(program.path.absolute()),  # the processes work in another folder
+        params=str(program.params.absolute()) if chosen.is_foreign or model.params_file is not None else None,
         name=engine.name,
         precision=engine.precision,
         programs=(program.path.name,),

@@ -14,9 +14,8 @@ import mmap
 from pathlib import Path
 
 from util.deploy.program_graph import Graph, Operation, TensorType
-from util.errors import WeightsError
-from util.weights.container import DamagedFileError
-from util.weights.protobuf import Message
+from util.errors import DamagedFileError, WeightsError
+from util.protobuf import Message
 
 # TensorProto.DataType -> numpy's name and bytes; others can be neither input nor output, and are not compared
 _TYPES = {1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 5: ("int16", 2), 6: ("int32", 4), 7: ("int64", 8),

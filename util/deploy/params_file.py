@@ -13,9 +13,8 @@ from typing import BinaryIO
 
 from util.deploy.program_desc import tensor_type
 from util.deploy.program_graph import TensorType
-from util.errors import WeightsError
-from util.weights.container import DamagedFileError
-from util.weights.protobuf import Message
+from util.errors import DamagedFileError, WeightsError
+from util.protobuf import Message
 
 _HEADER = struct.Struct("<IQIi")
 _MAX_DESC = 1024  # bytes; eight axes take a hundred

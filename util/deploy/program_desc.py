@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from util.deploy.program_graph import Graph, Operation, TensorType, check_program_size
-from util.errors import WeightsError
-from util.weights.container import DamagedFileError
-from util.weights.protobuf import Message
+from util.errors import DamagedFileError, WeightsError
+from util.protobuf import Message
 
 # Paddle's VarType.Type -> numpy's name, of elements
 _TYPES = {0: "bool", 1: "int16", 2: "int32", 3: "int64", 4: "float16", 5: "float32", 6: "float64", 20: "uint8",

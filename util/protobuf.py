@@ -8,7 +8,7 @@ of 8 and 4 bytes.
 import struct
 from collections.abc import Iterator
 
-from util.weights.container import DamagedFileError
+from util.errors import DamagedFileError
 
 MAX_VARINT_BYTES = 10  # 64 bits, 7 a byte
 _VARINT, _BYTES = 0, 2

@@ -2,8 +2,8 @@
 
 import pytest
 
-from util.weights.container import DamagedFileError
-from util.weights.protobuf import read_fields, read_varint
+from util.errors import DamagedFileError
+from util.protobuf import read_fields, read_varint
 
 # (bytes, number); 150 is the example of https://protobuf.dev/programming-guides/encoding, the last is -1 of an int64
 NUMBERS = [(b"\0", 0), (b"\x7f", 127), (b"\x96\x01", 150), (b"\xff" * 9 + b"\x01", 2**64 - 1)]

@@ -3,7 +3,9 @@
     python infer.py --model_dir DIR --input_file demo/chelsea.jpg
     python infer.py --model_file DIR/model.pdmodel --params_file DIR/model.pdiparams --input_file demo/chelsea.jpg
     python infer.py --model_dir DIR --input_file demo --engine onnxruntime --precision int8
-    python infer.py --model_file OTHER/inference.pdmodel --input_file demo --mean ... (a program of another project)
+
+Programs of other projects, without a manifest, run when their preprocessing is given: --crop_pct, --interpolation,
+--mean, --std, or an `inference.yml` beside them.
 
 Standard output is one Python literal: a list of dicts with class_ids, scores, file_name, label_names.
 """

@@ -4,6 +4,9 @@
     python infer.py --model_file DIR/model.pdmodel --params_file DIR/model.pdiparams --input_file demo/chelsea.jpg
     python infer.py --model_dir DIR --input_file demo --engine onnxruntime --precision int8
 
+Programs of other projects, without a manifest, run when their preprocessing is given: --crop_pct, --interpolation,
+--mean, --std, or an `inference.yml` beside them.
+
 Standard output is one Python literal: a list of dicts with class_ids, scores, file_name, label_names.
 """
 
@@ -49,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     program, engine, preprocessing, class_names = (
         chosen.program, chosen.engine, chosen.preprocessing, chosen.class_names
     )  # fmt: skip
+    for note in chosen.notes:
+        print(note, file=sys.stderr)
 
     facts = facts_of(files, program.manifest, preprocessing, class_names, precision=engine.precision)
     job = open_job(settings.infer.output, files, facts, go_on=settings.infer.continue_job)
@@ -73,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         batch_size=settings.batch.batch_size,
         num_workers=settings.infer.num_workers,
         gives_way=engine.lets_python_run,
+        output=program.manifest.output,
     )
     if job is None:
         print_predictions(predict(range(len(files))), len(files), settings.infer.output)

@@ -8,7 +8,7 @@ It listens at 127.0.0.1 unless --host says otherwise, and ends on SIGTERM when i
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from util import options, runtime
@@ -68,9 +68,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Server
     start_log()
+    for note in chosen.notes:
+        say("program", note=note)
     spec = EngineSpec(
-        place=str(program.path),
-        params=None if model.params_file is None else str(program.params),
+        place=str(program.path.absolute()),  # the processes work in another folder
+        params=str(program.params.absolute()) if chosen.is_foreign or model.params_file is not None else None,
         name=engine.name,
         precision=engine.precision,
         programs=(program.path.name,),
@@ -79,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         onednn=model.onednn,
         image_shape=chosen.preprocessing.input_size,
         max_batch=serve.max_batch,
+        manifest=asdict(program.manifest) if chosen.is_foreign else None,
     )
     metrics, holder = Metrics(), Holder()
 

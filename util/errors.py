@@ -44,6 +44,10 @@ class WeightsError(UserError):
     exit_code = 65
 
 
+class DamagedFileError(WeightsError):
+    """A file is not what was written."""
+
+
 class OutputError(UserError):
     """The output cannot be written there."""
 

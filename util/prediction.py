@@ -22,6 +22,8 @@ from util.results import SUFFIXES, header_bytes, is_csv, row_bytes
 
 TOP_K = 5
 
+Output = Literal["logits", "probabilities"]  # what a model gives
+
 
 class Prediction(TypedDict):
     """The best classes of one image, scores descending; the order of the keys is the output's."""
@@ -44,7 +46,7 @@ def top_k(
     class_names: Sequence[str],
     *,
     k: int = TOP_K,
-    output: Literal["logits", "probabilities"] = "logits",
+    output: Output = "logits",
 ) -> list[Prediction]:
     """Returns each image's best min(k, K) classes from logits (B, K); equal scores in the order of the classes.
 
@@ -153,12 +155,13 @@ def predict_places(
     batch_size: int,
     num_workers: int,
     gives_way: bool = True,
+    output: Output = "logits",
 ) -> Generator[list[Prediction | ImageError], None, None]:
     """Yields the answers to `files[i]` for each i of `places` in order, about a batch at a time.
 
     forward: images float32 (B, C, H, W) -> logits (B, K), called by this thread alone, with whole batches until the
     last. An answer is a prediction, or why the file cannot be read. Meanwhile the next batch is loaded, and no more.
-    num_workers, gives_way: as in `load_images`.
+    num_workers, gives_way: as in `load_images`; output: as in `top_k`, of what `forward` gives.
     """
     answers: list[str | ImageError] = []  # in order; the names of those that the model is asked about
     images: list[np.ndarray] = []
@@ -176,11 +179,11 @@ def predict_places(
             answers.append(name)
             images.append(image)
             if len(images) == batch_size:
-                yield _answer(forward, answers, images, class_names)
+                yield _answer(forward, answers, images, class_names, output)
                 answers.clear()
                 images.clear()
         if images:
-            yield _answer(forward, answers, images, class_names)
+            yield _answer(forward, answers, images, class_names, output)
 
 
 def _answer(
@@ -188,10 +191,11 @@ def _answer(
     answers: Sequence[str | ImageError],
     images: Sequence[np.ndarray],
     class_names: Sequence[str],
+    output: Output,
 ) -> list[Prediction | ImageError]:
     """Puts the model's predictions in the places of the names; there are as many images as names."""
     names = [answer for answer in answers if isinstance(answer, str)]
-    predictions = iter(top_k(forward(np.stack(images)), names, class_names))
+    predictions = iter(top_k(forward(np.stack(images)), names, class_names, output=output))
     return [next(predictions) if isinstance(answer, str) else answer for answer in answers]
 
 
@@ -244,7 +248,7 @@ def progress_bar(total: int, *, done: int = 0) -> Iterator[Callable[[int], objec
     if sys.stderr is None or not sys.stderr.isatty() or find_spec("tqdm") is None:
         yield lambda count: None
         return
-    from tqdm import tqdm
+    from util.libraries import tqdm
 
     with tqdm(total=total, initial=done, unit=" images", leave=False) as bar:
         yield bar.update

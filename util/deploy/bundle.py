@@ -21,6 +21,7 @@ PROGRAMS = ("model.json", "model.pdmodel")
 PARAMS = "model.pdiparams"
 ONNX = "model.onnx"
 INT8 = "model.int8.onnx"
+INFERENCE_YML = "inference.yml"  # as PaddleX and PaddleClas name theirs
 HINTS = {ONNX: "export_model.py --format onnx", INT8: "export_model.py --int8 CALIBRATION_FOLDER"}
 
 

@@ -177,6 +177,9 @@ def start_engine(engine: Engine, program: Program, *, device: str, threads: int,
         forward = openvino_engine(program, threads=threads, precision=engine.precision)
     else:
         forward = onnxruntime_engine(program, threads=threads)
+    size = program.manifest.input_shape[0]
+    if size is not None:
+        forward = _in_batches_of(size, forward)
 
     def checked(images: np.ndarray) -> np.ndarray:
         try:
@@ -190,6 +193,18 @@ def start_engine(engine: Engine, program: Program, *, device: str, threads: int,
         return logits
 
     return checked
+
+
+def _in_batches_of(size: int, forward: Forward) -> Forward:
+    """Returns `forward` for any number of images, of a program that takes `size` at a time, as others export them."""
+
+    def in_batches(images: np.ndarray) -> np.ndarray:
+        missing = -len(images) % size
+        padded = np.concatenate([images, np.zeros_like(images[:1]).repeat(missing, axis=0)]) if missing else images
+        parts = [forward(padded[i : i + size]) for i in range(0, len(padded), size)]
+        return np.concatenate(parts)[: len(images)]
+
+    return in_batches
 
 
 def _run_errors(engine: Engine) -> tuple[type[Exception], ...]:
@@ -295,7 +310,10 @@ def openvino_engine(program: Program, *, threads: int, precision: Precision) -> 
         "PERFORMANCE_HINT": "LATENCY",  # one batch after the other, on all threads
     }
     try:
-        compiled = core.compile_model(core.read_model(str(program.path)), "CPU", options)
+        # the parameters by their name, or it takes what lies beside the program
+        own = program.params == program.path
+        read = core.read_model(str(program.path)) if own else core.read_model(str(program.path), str(program.params))
+        compiled = core.compile_model(read, "CPU", options)
     except RuntimeError as error:
         raise WeightsError(f"{program.path}: OpenVINO cannot load it: {_last_line(error)}") from None
     request = compiled.create_infer_request()

@@ -14,9 +14,10 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from util.deploy.archive import SUFFIX, pack
-from util.deploy.bundle import INT8, ONNX, PARAMS, PROGRAMS, Program
+from util.deploy.bundle import INFERENCE_YML, INT8, ONNX, PARAMS, PROGRAMS, Program
 from util.deploy.calibration import Calibration
 from util.deploy.engines import onnxruntime_engine, paddle_engine
+from util.deploy.inference_yml import LINKS, link_programs, write_inference_yml
 from util.deploy.manifest import MANIFEST, Manifest, file_sha256
 from util.deploy.onnx_export import check_packages, write_int8, write_onnx
 from util.errors import MismatchError, NonFiniteLossError, OutputError, SaveError, WeightsError
@@ -84,8 +85,9 @@ def export(
 
     manifest: everything but hashes and int8. sizes: heights and widths to compare at. form: what is written in place of
     the model, with the same forward and other weights. onnx: also write `model.onnx`; calibration: and
-    `model.int8.onnx`, which is not compared with the model, but its best classes with those of fp32. What was there
-    of an ONNX form that is not written is removed.
+    `model.int8.onnx`, which is not compared with the model, but its best classes with those of fp32. Beside them go
+    `inference.yml` and, in a folder, the names that PaddleX looks for, where its form can say the preprocessing. What
+    was there and is not written is removed.
 
     The programs are run by Paddle Inference and ONNX Runtime on random images at batch 1 and 3; a difference above 1e-5
     of the largest logit is a MismatchError, NaN or infinity in weights or logits a NonFiniteLossError. Then nothing in
@@ -113,14 +115,17 @@ def export(
         try:
             if calibration is not None:
                 manifest = replace(manifest, int8=write_int8(beside, manifest, calibration, threads=threads))
-            names = [name for name in (*PROGRAMS, PARAMS, ONNX, INT8) if (beside / name).exists()]
+            links = []
+            if write_inference_yml(beside, manifest) and not is_archive:  # an archive would hold the files twice
+                links = link_programs(beside)
+            names = [name for name in (*PROGRAMS, PARAMS, ONNX, INT8, INFERENCE_YML) if (beside / name).exists()]
             replace(manifest, sha256={name: file_sha256(beside / name) for name in names}).write(beside)
         except OSError as error:
             raise SaveError(f"{folder}: not written: {error.strerror or error}") from None
         if is_archive:
             _pack(beside, folder, [*names, MANIFEST])
         else:
-            _move(beside, folder, [*names, MANIFEST])
+            _move(beside, folder, [*names, *links, MANIFEST])
     return differences
 
 
@@ -135,12 +140,12 @@ def _pack(beside: Path, target: Path, names: list[str]) -> None:
 
 
 def _move(beside: Path, folder: Path, names: list[str]) -> None:
-    """Puts the files in their places, the manifest last, and removes ONNX forms of an export before."""
+    """Puts the files in their places, the manifest last, and removes what an export before had and this one has not."""
     name = names[0]
     try:
         for name in names:
             os.replace(beside / name, folder / name)
-        for name in {ONNX, INT8} - set(names):
+        for name in {ONNX, INT8, INFERENCE_YML, *LINKS} - set(names):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise SaveError(f"{folder / name}: not written: {error.strerror}") from None

@@ -107,6 +107,12 @@ class Manifest:
             raise ValueError(f"output {self.output!r}")
         self.card.check()
 
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> "Manifest":
+        """Returns the manifest of plain values, as JSON has them."""
+        parts = {name: tuple(values[name]) for name in ("input_shape", "class_names", "parameters")}
+        return cls(**values | parts | {"card": Card(**values.get("card", {}))})
+
     def preprocessing(self) -> Preprocessing:
         """Returns the preprocessing that the model was exported with."""
         return Preprocessing.from_plain(self.preprocess)
@@ -159,8 +165,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     values = _read_fields(path)
     try:
-        parts = {name: tuple(values[name]) for name in ("input_shape", "class_names", "parameters")}
-        manifest = Manifest(**values | parts | {"card": Card(**values.get("card", {}))})
+        manifest = Manifest.from_plain(values)
         manifest.preprocessing()
         manifest.check()
     except (TypeError, KeyError, AttributeError, ValueError) as error:

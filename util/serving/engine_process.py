@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,10 @@ GIVES_WAY = 5  # of priority, to the server: it has to answer, and to refuse, wh
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """What to run: place of the export and name of the program; engine, precision and device as infer.py has them."""
+    """What to run: place of the export and name of the program; engine, precision and device as infer.py has them.
+
+    manifest: of a program of another project, which has none beside it; `place` and `params` are its files.
+    """
 
     place: str
     params: str | None
@@ -44,6 +48,7 @@ class EngineSpec:
     onednn: bool
     image_shape: tuple[int, int, int]  # C, H, W
     max_batch: int
+    manifest: dict[str, Any] | None = None
 
 
 class EngineError(Exception):
@@ -162,11 +167,16 @@ def serve_engine(pipe: Connection, file: int) -> None:
         from util import runtime
         from util.deploy.bundle import load_bundle
         from util.deploy.engines import Engine, start_engine
+        from util.deploy.foreign import reopen
 
         engine = Engine(name=spec.name, precision=spec.precision, programs=spec.programs)  # type: ignore[arg-type]
         if engine.needs_paddle:
             runtime.start(spec.threads)
-        program = load_bundle(spec.place, params=spec.params).program(spec.programs)
+        if spec.manifest is not None:
+            assert spec.params is not None
+            program = reopen(spec.place, spec.params, spec.manifest)
+        else:
+            program = load_bundle(spec.place, params=spec.params).program(spec.programs)
         forward = start_engine(engine, program, device=spec.device, threads=spec.threads, onednn=spec.onednn)
         forward(images[:1])  # what is allocated or compiled at the first batch is, before anybody waits
     except UserError as error:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from util import storage
-from util.errors import MissingInputError, NonFiniteLossError, WeightsError
+from util.errors import DamagedFileError, MissingInputError, NonFiniteLossError, WeightsError
 from util.libraries import SafetensorError, safe_open
 
 FORMAT = "paddle-cvt-checkpoint"
@@ -30,10 +30,6 @@ _TYPES = {  # numpy's name -> safetensors'
     "<i8": "I64", "<f2": "F16", "<f4": "F32", "<f8": "F64",
 }  # fmt: skip
 _UNREADABLE = (errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO))  # the disk's, not the permissions'
-
-
-class DamagedFileError(WeightsError):
-    """The file is not what was written."""
 
 
 class NewerFileError(WeightsError):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from util.errors import WeightsError
-from util.weights.protobuf import read_fields
+from util.protobuf import read_fields
 
 _HEADER = struct.Struct("<IQIi")
 _FLOAT32 = 5  # of Paddle's VarType, the only type that exports of this project hold

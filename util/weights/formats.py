@@ -25,8 +25,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from util.errors import MissingInputError, UserError, WeightsError
-from util.weights.container import DamagedFileError
+from util.errors import DamagedFileError, MissingInputError, UserError, WeightsError
 from util.weights.mindspore_file import ENCRYPTED, looks_like_mindspore, read_mindspore
 from util.weights.paddle_file import PARAMETER_NAMES, as_tensor, read_paddle
 from util.weights.safetensors_file import read_safetensors

@@ -12,9 +12,8 @@ is verified. Without it, nothing can notice a changed byte within a tensor, or w
 
 import zlib
 
-from util.errors import WeightsError
-from util.weights.container import DamagedFileError
-from util.weights.protobuf import read_fields, read_varint
+from util.errors import DamagedFileError, WeightsError
+from util.protobuf import read_fields, read_varint
 from util.weights.stored import MAX_DIMENSIONS, StoredTensor
 
 ENCRYPTED = bytes.fromhex("d85e3a7f")  # begins each block of a file that was saved with enc_key

@@ -12,7 +12,7 @@ bfloat16 has no type in numpy: Paddle writes its bits as uint16, a type that no 
 import dataclasses
 from typing import Any
 
-from util.weights.container import DamagedFileError
+from util.errors import DamagedFileError
 from util.weights.pickled_arrays import PLAIN_GLOBALS, PickledArray
 from util.weights.pickles import PickleMachine
 from util.weights.stored import StoredTensor

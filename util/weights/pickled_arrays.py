@@ -9,8 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from util.errors import UntrustedFileError
-from util.weights.container import DamagedFileError
+from util.errors import DamagedFileError, UntrustedFileError
 from util.weights.pickles import Global, Inert, LongText
 from util.weights.stored import DTYPES, StoredTensor, check_shape
 

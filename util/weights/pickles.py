@@ -19,8 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from util.errors import UntrustedFileError
-from util.weights.container import DamagedFileError
+from util.errors import DamagedFileError, UntrustedFileError
 
 MAX_OPCODES = 400_000  # a checkpoint of CvT-W24 with average and optimizer has some 140,000
 MAX_INT_BYTES = 9  # 64 bits and a sign; longer ones could be made to collide as keys of a dict

@@ -8,7 +8,7 @@ than the file has, whatever sizes it claims.
 import zlib
 from struct import unpack_from
 
-from util.weights.container import DamagedFileError
+from util.errors import DamagedFileError
 
 MAX_ENTRIES = 50_000
 _END, _END64, _LOCATOR, _DIRECTORY, _LOCAL = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2", b"PK\3\4"

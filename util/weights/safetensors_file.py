@@ -9,8 +9,7 @@ import json
 from functools import partial
 from typing import Any
 
-from util.errors import WeightsError
-from util.weights.container import DamagedFileError
+from util.errors import DamagedFileError, WeightsError
 from util.weights.stored import DTYPES, StoredTensor, check_shape
 
 MAX_HEADER = 4 << 20  # some 100 bytes a tensor

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from util.weights.container import DamagedFileError
+from util.errors import DamagedFileError
 
 MAX_DIMENSIONS = 32
 MAX_ELEMENTS = 2**48  # numpy can still count the bytes of that

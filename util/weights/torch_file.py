@@ -12,7 +12,7 @@ id `("storage", type, key, location, number of elements)`. Nothing else of PyTor
 from dataclasses import dataclass
 from typing import Any
 
-from util.weights.container import DamagedFileError
+from util.errors import DamagedFileError
 from util.weights.pickled_arrays import PLAIN_GLOBALS
 from util.weights.pickles import Global, Inert, PickleMachine
 from util.weights.plain_zip import Entry, read_zip

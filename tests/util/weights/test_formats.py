@@ -18,8 +18,7 @@ import pytest
 
 from tests.reference import tensor as recipe
 from tests.weights_files import write_mindspore, write_paddle, write_safetensors, write_torch, write_zip
-from util.errors import MissingInputError, UntrustedFileError, UserError, WeightsError
-from util.weights.container import DamagedFileError
+from util.errors import DamagedFileError, MissingInputError, UntrustedFileError, UserError, WeightsError
 from util.weights.formats import detect_format, read_raw
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -1,18 +1,19 @@
 """The attention of a block as a layer computes it and throws it away: recomputed from what the layer reads.
 
-Nothing here changes a model, and everything but `class_path` can be traced into a program. `class_path` is the one place
-that says which blocks lead to the class token; the last of them holds the class attention of the model.
+Nothing here changes a model, and everything but `class_path` can be traced into a program. `class_path` is the one
+place that says which blocks lead to the class token; the last of them holds the class attention of the model.
 
 CvT's keys and values are fewer than its tokens: key i stands for the tokens 2i - 1, 2i, 2i + 1 in each direction, which
-its projection reads. `spread_keys` gives the attention to a key back to these tokens, in parts of 1/4, 1/2, 1/4 each way:
-neighbouring windows overlap by one token, and so every token within a grid gets as much from keys that get the same.
-At the border, the parts of tokens that do not exist go to those that do, so that nothing is lost.
+its projection reads. `spread_keys` gives the attention to a key back to these tokens, in parts of 1/4, 1/2, 1/4 each
+way: neighbouring windows overlap by one token, and so every token within a grid gets as much from keys that get the
+same. At the border, the parts of tokens that do not exist go to those that do, so that nothing is lost.
 
-Legend: B batch, h heads, H W a grid of tokens, N = H W (+ 1 with the class token), T query tokens, S key tokens, P Q the
-grid of keys, C embed_dim, d = C / h.
+Legend: B batch, h heads, H W a grid of tokens, N = H W (+ 1 with the class token), T query tokens, S key tokens, P Q
+the grid of keys, C embed_dim, d = C / h.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import paddle
@@ -131,3 +132,43 @@ def class_token_maps(probabilities: Tensor, grid: Grid) -> Tensor:
     num_heads = probabilities.shape[1]
     to_keys = probabilities[:, :, 0, 1:]  # (B, h, T, S) -> (B, h, S - 1)
     return spread_keys(to_keys, grid).reshape([-1, num_heads, grid[0], grid[1]])
+
+
+def mean_class_map(probabilities: Tensor, grid: Grid) -> Tensor:
+    """Returns the mean of `class_token_maps` over the heads: (B, h, T, S) -> (B, H, W).
+
+    As a product: for a mean, Paddle Inference 3.3.1 prints a word to standard output.
+    """
+    maps = class_token_maps(probabilities, grid)
+    num_heads = maps.shape[1]
+    mean = paddle.full([1, num_heads], 1.0 / num_heads)
+    return (mean @ maps.flatten(2)).reshape([-1, grid[0], grid[1]])  # (1, h) @ (B, h, H W) -> (B, 1, H W) -> (B, H, W)
+
+
+class Attended(nn.Layer):
+    """A model with a second output: images (B, in_chans, H_in, W_in) -> logits (B, K), class attention (B, H, W).
+
+    The map is `mean_class_map` of the last block; the model and its logits are as they were. Without a class token it
+    is a ValueError.
+    """
+
+    def __init__(self, model: nn.Layer) -> None:
+        super().__init__()
+        self.model = model
+        self.last_attn = (class_path(model).last.attn,)  # in a tuple: a layer's own would have its weights twice
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        attn = self.last_attn[0]
+        called: list[tuple[Any, ...]] = []
+
+        def keep(layer: nn.Layer, inputs: tuple[Any, ...]) -> None:
+            called.append(inputs)
+
+        hook = attn.register_forward_pre_hook(keep)
+        try:
+            logits = self.model(x)
+        finally:
+            hook.remove()
+        inputs = called[0]  # tokens (B, N, C), and of CvT the grid
+        grid = self.model.patch_embed.grid_size if len(inputs) == 1 else (inputs[1], inputs[2])
+        return logits, mean_class_map(attention_probabilities(attn, inputs[0], grid), grid)

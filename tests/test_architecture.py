@@ -70,7 +70,14 @@ def test_serve_reaches_neither_models_nor_training() -> None:
 
 def test_no_family_imports_another() -> None:
     shared = {"models.layers", "models.registry", "models.profile", "models.transformer", "models.cpu"}
-    others_than_families = {"__init__", "__main__", "deploy", "attention_maps", *(name[7:] for name in shared)}
+    others_than_families = {
+        "__init__",
+        "__main__",
+        "deploy",
+        "attention_maps",
+        "saliency",
+        *(name[7:] for name in shared),
+    }
     for family in {p.stem for p in files("models")} - others_than_families:
         others = {m for m in imports(ROOT / "models" / f"{family}.py") if m.startswith("models.")}
         assert others <= shared | {f"models.{family}_layers"}, family

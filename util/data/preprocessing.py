@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from util.data.backends import Backend
-from util.data.transforms import RESAMPLE, CropMode, EvalTransform, Interpolation, eval_transform, seen_part
+from util.data.transforms import RESAMPLE, CropMode, EvalTransform, Interpolation, Part, eval_transform, seen_part
 from util.errors import UsageError
 from util.options import PreprocessOptions
 
@@ -50,7 +50,7 @@ class Preprocessing:
         """Returns f(image) -> float32 (C, H, W); image: what the backend's `open` takes."""
         return eval_transform(**asdict(self), image_backend=image_backend)
 
-    def seen_part(self, source: tuple[int, int]) -> tuple[float, float, float, float]:
+    def seen_part(self, source: tuple[int, int]) -> Part:
         """Returns which part of a picture of (height, width) the model sees; `transforms.seen_part` says how."""
         return seen_part(source, input_size=self.input_size, crop_pct=self.crop_pct, crop_mode=self.crop_mode)
 

@@ -24,6 +24,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash"]
+Part = tuple[float, float, float, float]  # of a picture: left, top, right, bottom, as fractions of width and height
 RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -118,11 +119,8 @@ def _cover(size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
 
 def seen_part(
     source: tuple[int, int], *, input_size: int | tuple[int, ...], crop_pct: float, crop_mode: CropMode
-) -> tuple[float, float, float, float]:
-    """Returns which part of a picture is in the result of `eval_transform`: left, top, right, bottom in [0, 1].
-
-    source: the picture's (height, width). left and right are fractions of its width, top and bottom of its height.
-    """
+) -> Part:
+    """Returns which part of a picture is in the result of `eval_transform`. source: the picture's (height, width)."""
     if crop_mode == "squash":
         return 0.0, 0.0, 1.0, 1.0
     height, width = to_size(input_size)

@@ -2,7 +2,8 @@
 
     python predict.py --infer_imgs demo/chelsea.jpg --resume CHECKPOINT
 
-Standard output is one Python literal: a list of dicts with class_ids, scores, file_name, label_names.
+Standard output is one Python literal: a list of dicts with class_ids, scores, file_name, label_names. With --draw DIR
+each picture is written there, too, with its best classes below it.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from util.weights.sources import list_if_asked
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings(Settings):
     predict: options.PredictOptions
+    font: options.FontOptions
     names: options.ClassNamesOptions
     batch: options.BatchOptions
     preprocess: options.PreprocessOptions
@@ -47,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from util import distributed
     from util.log import start_logging
     from util.restore import chosen_weights, restore
+    from util.seeing.bars import draw_each
+    from util.seeing.folder import PictureFolder
+    from util.seeing.fonts import choose_face
 
     # Weights, and what they say about preprocessing and classes
     start_logging(is_main=True)
@@ -74,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         batch_size=settings.batch.batch_size,
         bad=bad,
     )
+    if settings.predict.draw is not None:
+        face = choose_face(trained.class_names, settings.font.font)
+        predictions = draw_each(predictions, PictureFolder(settings.predict.draw), face, bad=bad)
     write_predictions(predictions, settings.predict.output)
     refuse_unreadable(bad, len(files))
 

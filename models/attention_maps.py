@@ -4,9 +4,9 @@ Nothing here changes a model, and everything but `class_path` can be traced into
 place that says which blocks lead to the class token; the last of them holds the class attention of the model.
 
 CvT's keys and values are fewer than its tokens: key i stands for the tokens 2i - 1, 2i, 2i + 1 in each direction, which
-its projection reads. `spread_keys` gives the attention to a key back to these tokens, in parts of 1/4, 1/2, 1/4 each
-way: neighbouring windows overlap by one token, and so every token within a grid gets as much from keys that get the
-same. At the border, the parts of tokens that do not exist go to those that do, so that nothing is lost.
+its projection reads. `spread_keys` gives the attention to keys back to tokens: a token in the middle of a key's window
+gets what the key gets, one between two windows the mean of both, and all of it is scaled to the sum that the keys have.
+So nothing is lost, nothing moves, and attention that is even over keys is even over tokens.
 
 Legend: B batch, h heads, H W a grid of tokens, N = H W (+ 1 with the class token), T query tokens, S key tokens, P Q
 the grid of keys, C embed_dim, d = C / h.
@@ -26,6 +26,7 @@ from models.layers import full_precision, map_to_tokens, split_heads, tokens_to_
 from models.transformer import PlainTransformer, SelfAttention, split_parts
 
 Grid = tuple[int, int]
+TINY = 1e-12  # instead of a division by 0, where the class token attends to itself alone
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,16 @@ def key_grid(num_keys: int, grid: Grid) -> Grid:
     raise ValueError(f"{num_keys} keys are not those of {height} x {width} tokens")
 
 
-def footprints(num_keys: int, num_tokens: int) -> np.ndarray:
-    """Returns what part of the attention to a key each token gets in one direction, float32 (keys, tokens).
+def key_weights(num_keys: int, num_tokens: int) -> np.ndarray:
+    """Returns the part of each key in what a token gets, in one direction, float32 (keys, tokens); columns sum to 1.
 
-    Each row sums to 1. As many keys as tokens: the identity.
+    Key i is at token 2i, and a token between two keys has half of each. As many keys as tokens: the identity.
     """
     if num_keys == num_tokens:
         return np.eye(num_tokens, dtype=np.float32)
-    distance = np.abs(np.arange(num_tokens)[None, :] - 2 * np.arange(num_keys)[:, None])  # from the window's middle
-    parts = np.clip(0.5 - 0.25 * distance, 0.0, None)
-    return (parts / parts.sum(1, keepdims=True)).astype(np.float32)
+    distance = np.abs(np.arange(num_tokens)[None, :] / 2 - np.arange(num_keys)[:, None])  # in keys
+    weights = np.clip(1.0 - distance, 0.0, None)
+    return (weights / weights.sum(0, keepdims=True)).astype(np.float32)  # the last token may be between one and none
 
 
 def spread_keys(attention: Tensor, grid: Grid) -> Tensor:
@@ -118,10 +119,11 @@ def spread_keys(attention: Tensor, grid: Grid) -> Tensor:
         return attention
     leading = list(attention.shape[:-1])
     leading[0] = -1  # the batch may be open
-    by_row = paddle.to_tensor(footprints(rows, grid[0]).T.copy())  # (H, P)
-    by_column = paddle.to_tensor(footprints(columns, grid[1]))  # (Q, W)
+    by_row = paddle.to_tensor(key_weights(rows, grid[0]).T.copy())  # (H, P)
+    by_column = paddle.to_tensor(key_weights(columns, grid[1]))  # (Q, W)
     maps = attention.reshape([*leading, rows, columns])  # (..., P Q) -> (..., P, Q)
-    return (by_row @ maps @ by_column).reshape([*leading, grid[0] * grid[1]])  # (..., H, W) -> (..., H W)
+    spread = (by_row @ maps @ by_column).reshape([*leading, grid[0] * grid[1]])  # (..., H, W) -> (..., H W)
+    return spread * (attention.sum(-1, keepdim=True) / (spread.sum(-1, keepdim=True) + TINY))
 
 
 def class_token_maps(probabilities: Tensor, grid: Grid) -> Tensor:

@@ -142,6 +142,20 @@ def grad_cam(watched: Watched, class_ids: Sequence[int]) -> np.ndarray:
     return maps.reshape([-1, *watched.grid]).numpy()
 
 
+def compute_map(kind: str, watched: Watched, class_ids: Sequence[int]) -> np.ndarray:
+    """Returns the maps of a kind: `class_attention` by head (B, h, H, W), `rollout` and `grad_cam` (B, H, W).
+
+    class_ids: what Grad-CAM explains, a class an image. Another kind is a ValueError.
+    """
+    if kind == "class_attention":
+        return class_attention(watched)
+    if kind == "rollout":
+        return rollout(watched)
+    if kind == "grad_cam":
+        return grad_cam(watched, class_ids)
+    raise ValueError(f"a kind of map is class_attention, rollout or grad_cam; got {kind!r}")
+
+
 def gated_layers(model: nn.Layer) -> list[GatedPositionalAttention]:
     """Returns the gated attention layers of a ConViT in order; of another model, none."""
     if not isinstance(model, ConViT):

@@ -12,8 +12,8 @@ from models.attention_maps import (
     attention_probabilities,
     class_path,
     class_token_maps,
-    footprints,
     key_grid,
+    key_weights,
     spread_keys,
 )
 from models.convit import ConViT, GatedPositionalAttention
@@ -135,14 +135,14 @@ def test_a_model_without_a_class_token_has_no_class_path() -> None:
 @pytest.mark.parametrize(
     ("keys", "tokens", "expected"),
     [
-        (2, 4, [[2 / 3, 1 / 3, 0, 0], [0, 1 / 4, 1 / 2, 1 / 4]]),
-        (2, 3, [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]]),
-        (3, 4, [[2 / 3, 1 / 3, 0, 0], [0, 1 / 4, 1 / 2, 1 / 4], [0, 0, 0, 1]]),  # of `avg`, which hangs over
+        (2, 4, [[1, 1 / 2, 0, 0], [0, 1 / 2, 1, 1]]),
+        (2, 3, [[1, 1 / 2, 0], [0, 1 / 2, 1]]),
+        (3, 4, [[1, 1 / 2, 0, 0], [0, 1 / 2, 1, 1 / 2], [0, 0, 0, 1 / 2]]),  # of `avg`, which hangs over
         (3, 3, [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
     ],
 )
-def test_footprints(keys: int, tokens: int, expected: list[list[float]]) -> None:
-    np.testing.assert_allclose(footprints(keys, tokens), expected, rtol=1e-6)
+def test_key_weights(keys: int, tokens: int, expected: list[list[float]]) -> None:
+    np.testing.assert_allclose(key_weights(keys, tokens), expected, rtol=1e-6)
 
 
 def test_spread_keys_go_to_the_tokens_that_their_projection_reads() -> None:
@@ -153,11 +153,15 @@ def test_spread_keys_go_to_the_tokens_that_their_projection_reads() -> None:
     expected[3:6, 9:12] = np.outer([1, 2, 1], [1, 2, 1]) / 16
     np.testing.assert_allclose(spread, expected, atol=1e-7)
 
-    even = spread_keys(paddle.full([2, 3, 12], 1 / 12), (5, 8)).numpy()  # 3 x 4 keys
-    assert even.shape == (2, 3, 40)
-    np.testing.assert_allclose(even.sum(-1), 1.0, rtol=1e-6)
-    inner = even.reshape(2, 3, 5, 8)[:, :, 2:3, 2:7]
-    np.testing.assert_allclose(inner, inner[0, 0, 0, 0], rtol=1e-6)  # no pattern of every second token
+    maps[0] = np.random.default_rng(0).random(49) / 100
+    spread = spread_keys(paddle.to_tensor(maps), (14, 14)).numpy()
+    np.testing.assert_allclose(spread.sum(), maps.sum(), rtol=1e-5)
+    assert spread.reshape(14, 14)[::2, ::2].argmax() == maps.argmax()
+    for grid, keys in (((5, 8), 12), ((14, 14), 49), ((14, 14), 64), ((6, 6), 36)):
+        even = spread_keys(paddle.full([2, 3, keys], 0.8 / keys), grid).numpy()
+        assert even.shape == (2, 3, grid[0] * grid[1])
+        np.testing.assert_allclose(even, 0.8 / (grid[0] * grid[1]), rtol=1e-5)
+    np.testing.assert_array_equal(spread_keys(paddle.zeros([1, 4]), (4, 4)).numpy(), 0.0)
 
 
 def test_grids_of_keys() -> None:

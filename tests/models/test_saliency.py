@@ -6,7 +6,7 @@ import paddle.nn.functional as F
 import pytest
 from paddle import Tensor, nn
 
-from models.attention_maps import attention_probabilities, class_path, footprints
+from models.attention_maps import attention_probabilities, class_path, key_weights
 from models.saliency import class_attention, gated_layers, gates, grad_cam, position_maps, rollout, watch
 from models.vit import VisionTransformer
 from tests.models.test_attention_maps import GRIDS, attention_calls, make, make_images
@@ -31,8 +31,9 @@ def plain_rollout(model: nn.Layer, images: Tensor, grid: tuple[int, int]) -> np.
         else:
             rows, columns = (n // 2 + n % 2 for n in grid)
             square[:, :, 0] = mean[:, :, 0]
-            spread = np.kron(footprints(rows, grid[0]), footprints(columns, grid[1]))  # (P Q, H W)
-            square[:, :, 1:] = mean[:, :, 1:] @ spread
+            weights = np.kron(key_weights(rows, grid[0]), key_weights(columns, grid[1]))  # (P Q, H W)
+            spread = mean[:, :, 1:] @ weights
+            square[:, :, 1:] = spread * mean[:, :, 1:].sum(-1, keepdims=True) / spread.sum(-1, keepdims=True)
         product = (0.5 * square + 0.5 * np.eye(num_tokens)) @ product
     return product[:, 0, 1:].reshape(-1, *grid)
 
@@ -44,7 +45,7 @@ def test_rollout_is_the_product_of_the_blocks(family: str) -> None:
     expected = plain_rollout(model, images, GRIDS[family])
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert found.dtype == np.float32
-    assert np.ptp(expected) > 1e-2  # an even map would be no test
+    assert np.ptp(expected) > 5e-3  # an even map would be no test
     assert np.all(found.sum((1, 2)) < 1.0)
 
 

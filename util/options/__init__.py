@@ -25,9 +25,11 @@ from util.options.scripts import (
     EngineOptions,
     EvalOptions,
     ExportOptions,
+    FontOptions,
     InferOptions,
     PredictOptions,
     ServeOptions,
+    VisualizeOptions,
 )
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "EngineOptions",
     "EvalOptions",
     "ExportOptions",
+    "FontOptions",
     "InferOptions",
     "LoaderOptions",
     "LossOptions",
@@ -60,6 +63,7 @@ __all__ = [
     "ServeOptions",
     "ThreadOptions",
     "TrainDataOptions",
+    "VisualizeOptions",
     "WeightsOptions",
     "all_keys",
     "yaml_keys",
@@ -69,7 +73,8 @@ GROUPS: tuple[type[Any], ...] = (
     DataOptions, TrainDataOptions, ClassNamesOptions, BatchOptions, LoaderOptions, PreprocessOptions, AugmentOptions,
     MixOptions, LossOptions, ModelOptions, RegularisationOptions, WeightsOptions, EmaChoiceOptions, OptimOptions,
     PrecisionOptions, EmaOptions, ScheduleOptions, DeviceOptions, ThreadOptions, RunOptions, EvalOptions,
-    PredictOptions, ExportOptions, ConvertOptions, EngineOptions, InferOptions, ServeOptions,
+    PredictOptions, FontOptions, VisualizeOptions, ExportOptions, ConvertOptions, EngineOptions, InferOptions,
+    ServeOptions,
 )  # fmt: skip
 
 # Flags of the predecessors that have no meaning here, and why.

@@ -52,6 +52,45 @@ class PredictOptions:
     output: str | None = setting(
         None, "write results to this .jsonl or .csv instead of standard output", scope="machine", yaml=False
     )
+    draw: str | None = setting(
+        None, "folder to write each picture to, with its best classes below it, as .png", scope="machine", yaml=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FontOptions:
+    """font of pictures"""
+
+    font: str | None = setting(
+        None, "font file to write names with; none: Pillow's, or one that is installed and has their characters",
+        scope="machine", yaml=False,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualizeOptions:
+    """pictures of what a model looks at"""
+
+    infer_imgs: tuple[str, ...] = setting(
+        (), "images: files, folders (recursive), globs, @list.txt", scope="machine", yaml=False
+    )
+    output: str = setting("output/visualize", "folder for the pictures", scope="machine", yaml=False)
+    kind: tuple[Literal["class_attention", "rollout", "grad_cam"], ...] = setting(
+        (), "which maps: class_attention, rollout, grad_cam; none: all", scope="machine", yaml=False
+    )
+    class_id: int | None = setting(
+        None, "class that Grad-CAM explains; none: the best of each image", scope="machine", yaml=False
+    )
+    alpha: float = setting(
+        0.6, "what part the colours of a map have in a picture, from 0 to 1", scope="machine", yaml=False
+    )
+    save_maps: bool = setting(False, "also write the maps as numbers, .npz", scope="machine", yaml=False)
+
+    def __post_init__(self) -> None:
+        check_text("output", self.output)
+        check(0.0 <= self.alpha <= 1.0, "alpha", "in [0, 1]", self.alpha)
+        check(self.class_id is None or self.class_id >= 0, "class_id", "at least 0", self.class_id)
+        check(len(set(self.kind)) == len(self.kind), "kind", "each map once", " ".join(self.kind))
 
 
 @dataclass(frozen=True, kw_only=True)

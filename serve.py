@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Server
     start_log()
     spec = EngineSpec(
-        place=str(program.path),
-        params=None if model.params_file is None else str(program.params),
+        place=str(program.path.absolute()),  # its process has another working directory
+        params=None if model.params_file is None else str(program.params.absolute()),
         name=engine.name,
         precision=engine.precision,
         programs=(program.path.name,),

@@ -123,7 +123,12 @@ def spread_keys(attention: Tensor, grid: Grid) -> Tensor:
     by_column = paddle.to_tensor(key_weights(columns, grid[1]))  # (Q, W)
     maps = attention.reshape([*leading, rows, columns])  # (..., P Q) -> (..., P, Q)
     spread = (by_row @ maps @ by_column).reshape([*leading, grid[0] * grid[1]])  # (..., H, W) -> (..., H W)
-    return spread * (attention.sum(-1, keepdim=True) / (spread.sum(-1, keepdim=True) + TINY))
+    return spread * (_total(attention) / (_total(spread) + TINY))
+
+
+def _total(x: Tensor) -> Tensor:
+    """(..., S) -> (..., 1). As a product, because `paddle.sum` cannot be exported to the `.pdmodel` format."""
+    return x @ paddle.ones([x.shape[-1], 1])
 
 
 def class_token_maps(probabilities: Tensor, grid: Grid) -> Tensor:

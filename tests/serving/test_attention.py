@@ -33,9 +33,9 @@ def attended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def seeing(attended: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A server of an export with maps, whose pictures are cropped, too."""
+    """A server of an export with maps, whose pictures are cropped, too; the folder is named from beside it."""
     options = ("--engine", "onnxruntime", "--crop_pct", "0.8")
-    with Serving(attended, tmp_path_factory.mktemp("seeing"), *options) as found:
+    with Serving(Path(attended.name), attended.parent, *options) as found:
         yield found.wait_ready()
 
 

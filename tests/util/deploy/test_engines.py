@@ -28,6 +28,7 @@ from util.deploy.engines import (
 )
 from util.deploy.export import export
 from util.deploy.manifest import Manifest, read_manifest
+from util.deploy.onnx_export import _input_and_weighted_nodes
 from util.errors import UsageError, WeightsError
 from util.options import PreprocessOptions
 
@@ -125,6 +126,12 @@ def test_an_engine_gives_the_models_map_beside_the_same_logits(
         scale = max(1.0, float(np.abs(logits).max()))
         np.testing.assert_allclose(logits, plain(given), rtol=0, atol=1e-6 * scale)
         np.testing.assert_array_equal(both(given), logits)
+
+
+def test_int8_quantises_the_same_products_with_a_map_and_without(folder: Path, attended: Path) -> None:
+    (_, plain), (_, both) = (_input_and_weighted_nodes(place / ONNX) for place in (folder, attended))
+    assert len(plain) > 20
+    assert len(both) == len(plain)  # and not those that lay keys out over tokens
 
 
 def test_int8_has_the_map_too(model: nn.Layer, attended: Path) -> None:

@@ -48,5 +48,5 @@ def test_the_repository_lists_the_attention_map(tmp_path: Path) -> None:
         ("first", "7"), ("second", "4, 6"),
     ]  # fmt: skip
     without = _config(replace(manifest, attention=None), "given", ["first"]).partition("output [")[2]
-    assert re.findall(r'name: "([^"]+)"', without) == ["first"]
+    assert re.findall(r'(?<!\w)name: "([^"]+)"', without) == ["first"]
     assert outputs.replace("\n", "").count("},  {") == 1

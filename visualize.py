@@ -8,10 +8,12 @@ line an image. README.md says what the maps are, and what they do not say.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from util import options, runtime
 from util.data.images import ImageError
 from util.errors import UsageError, run_script
+from util.files import as_line
 from util.inputs import collect_inputs
 from util.prediction import load_images, refuse_unreadable, top_k
 from util.settings import Settings, parse
@@ -70,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if wanted.class_id is not None and wanted.class_id >= trained.num_classes:
         raise UsageError(f"--class_id {wanted.class_id}: {trained.name} has the classes 0 to {trained.num_classes - 1}")
-    preprocessing, folder = trained.preprocessing, PictureFolder(wanted.output)
-    face = choose_face([*trained.class_names, *files], settings.font.font)
+    preprocessing = trained.preprocessing
+    face = choose_face(chain(trained.class_names, files), settings.font.font)
+    folder = PictureFolder(wanted.output)
 
     # What depends on no image
     if saliency.gated_layers(trained.model):
@@ -98,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             explained=(class_id, trained.class_names[class_id]),
         )
         sheet = write_look(look, folder, model=trained.name, alpha=wanted.alpha, face=face, save_maps=wanted.save_maps)
-        print(f"{file}: {prediction['label_names'][0]} ({100 * prediction['scores'][0]:.2f} %), {sheet}")
+        best = f"{prediction['label_names'][0]} ({100 * prediction['scores'][0]:.2f} %)"
+        print(as_line(f"{file}: {best}, {sheet}"))
     refuse_unreadable(bad, len(files))
 
 

@@ -52,7 +52,7 @@ def packages(path: Path) -> set[str]:
 def test_models_and_util_do_not_import_each_other() -> None:
     assert [p for p in files("models") if "util" in packages(p) and p.name != "__main__.py"] == []
     assert [p for p in files("util") if "models" in packages(p) and p.name != "__main__.py"] == []  # that is a script
-    scripts = {"train", "eval", "predict", "export_model", "infer", "serve", "demo", "tests"}
+    scripts = {"train", "eval", "predict", "visualize", "export_model", "infer", "serve", "demo", "tests"}
     assert [p for p in [*files("models"), *files("util")] if packages(p) & scripts] == []
 
 
@@ -90,7 +90,8 @@ WITHOUT_PADDLE = (  # docs/architecture.md names them; packages stand for all th
     "util.processes", "util.notes", "util.job", "util.outcome", "util.launcher", "util.data", "util.train.progress",
     "util.train.run_folder", "util.train.saver", "util.train.rejected", "util.infer_job", "util.part", "util.results",
     "util.interrupts", "util.output_lock",
-    "train", "eval", "predict", "export_model", "infer", "serve",
+    "util.seeing",
+    "train", "eval", "predict", "visualize", "export_model", "infer", "serve",
 )  # fmt: skip
 WITH_PADDLE = {"util.data.loader", "util.data.mixup"}
 

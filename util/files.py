@@ -66,6 +66,11 @@ def as_field(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
+def as_line(text: str) -> str:
+    """Returns a text as one line that can be printed: what ends lines, or is not UTF-8, gets a backslash."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def check_new_file(output: str, *, suffix: str) -> Path:
     """Returns the path of a file to write, which `--output` names.
 

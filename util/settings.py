@@ -194,7 +194,7 @@ def _arity(hint: Any) -> dict[str, Any]:
         return {"metavar": "{" + ",".join(arguments) + "}"}
     if typing.get_origin(inner) is tuple:
         nargs = "+" if optional or arguments[-1] is Ellipsis else len(arguments)
-        return {"nargs": nargs, "metavar": arguments[0].__name__.upper()}
+        return {"nargs": nargs, "metavar": _arity(arguments[0])["metavar"]}
     return {"metavar": inner.__name__.upper()}
 
 

@@ -23,6 +23,7 @@ from util import errors
 from util.settings import Settings, parse, read_yaml
 from util.weights.__main__ import ConvertSettings
 from util.weights.sources import require_source
+from visualize import VisualizeSettings
 
 ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "README_cn.md")
@@ -31,6 +32,7 @@ SCRIPTS: dict[str, tuple[type[Settings], str | None]] = {
     "train.py": (TrainSettings, "data_dir"),
     "eval.py": (EvalSettings, "data_dir"),
     "predict.py": (PredictSettings, None),
+    "visualize.py": (VisualizeSettings, None),
     "export_model.py": (ExportSettings, None),
     "infer.py": (InferSettings, None),
     "serve.py": (ServeSettings, None),

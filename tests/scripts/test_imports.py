@@ -37,7 +37,9 @@ def loaded(script: str, *arguments: str, cwd: Path = ROOT, before: str = "") -> 
     return set(json.loads(done.stderr.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("script", ["train.py", "eval.py", "predict.py", "export_model.py", "infer.py", "serve.py"])
+@pytest.mark.parametrize(
+    "script", ["train.py", "eval.py", "predict.py", "visualize.py", "export_model.py", "infer.py", "serve.py"]
+)
 def test_help_loads_no_framework(script: str) -> None:
     found = loaded(script, "--help")
     assert "util.settings" in found

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from util.errors import DataError, MissingInputError, OutputError, UsageError, UserError
-from util.files import check_new_file, kind_of, read_text
+from util.files import as_line, check_new_file, kind_of, read_text
 
 
 @pytest.fixture
@@ -113,3 +113,8 @@ def test_a_new_file_where_none_can_be_made_is_refused(
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
     with pytest.raises(OutputError, match=r"/x\.txt: cannot be written: Read-only file system"):
         check_new_file(str(tmp_path / "x.txt"), suffix=".txt")
+
+
+def test_a_line_stays_one() -> None:
+    assert as_line("a b.png: 猫 (3 %)") == "a b.png: 猫 (3 %)"
+    assert as_line("a\nb\u2028\udcff") == "a\\nb\\u2028\\udcff"

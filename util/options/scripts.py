@@ -76,7 +76,7 @@ class VisualizeOptions:
     )
     output: str = setting("output/visualize", "folder for the pictures", scope="machine", yaml=False)
     kind: tuple[Literal["class_attention", "rollout", "grad_cam"], ...] = setting(
-        (), "which maps: class_attention, rollout, grad_cam; none: all", scope="machine", yaml=False
+        (), "which maps; none: all", scope="machine", yaml=False
     )
     class_id: int | None = setting(
         None, "class that Grad-CAM explains; none: the best of each image", scope="machine", yaml=False
@@ -90,7 +90,6 @@ class VisualizeOptions:
         check_text("output", self.output)
         check(0.0 <= self.alpha <= 1.0, "alpha", "in [0, 1]", self.alpha)
         check(self.class_id is None or self.class_id >= 0, "class_id", "at least 0", self.class_id)
-        check(len(set(self.kind)) == len(self.kind), "kind", "each map once", " ".join(self.kind))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Predictions as pictures: names and scores of the best classes as bars, and a picture above them."""
 
 import contextlib
+import re
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
@@ -22,9 +23,9 @@ SMALL = 320  # pixels: smaller pictures are enlarged to about this
 
 
 def class_label(class_id: int, name: str) -> str:
-    """Returns how a class is called in pictures: the first of its names, after its number unless that is its name."""
+    """Returns how a class is called in pictures: the first of its names, after its number unless it begins so."""
     first = name.partition(",")[0].strip()
-    return first if first == str(class_id) else f"{class_id} {first}"
+    return first if re.match(rf"{class_id}(?!\d)", first) else f"{class_id} {first}"
 
 
 def fit_text(text: str, face: Face, size: int, width: float) -> str:

@@ -20,6 +20,8 @@ ANCHORS = np.array(
     ]
 )
 
+ROUNDING = 1e-5  # of a value: what is less apart is not drawn as a difference
+
 
 def colour(values: np.ndarray) -> np.ndarray:
     """Returns the colours of values in [0, 1], of any shape: uint8 (..., 3); what is outside gets an end's colour."""
@@ -30,11 +32,11 @@ def colour(values: np.ndarray) -> np.ndarray:
 def scaled(values: np.ndarray, *, from_zero: bool = False) -> np.ndarray:
     """Returns a map in [0, 1], float32 of the same shape: its least value is 0 and its largest 1.
 
-    from_zero: 0 stays 0, for maps that are never negative. A map whose values are all the same becomes 0.
+    from_zero: 0 stays 0, for maps that are never negative. A map whose values are the same but for rounding becomes 0.
     """
     low = 0.0 if from_zero else float(values.min())
     span = float(values.max()) - low
-    if not span > 1e-12:
+    if not span > ROUNDING * float(np.abs(values).max()):
         return np.zeros(values.shape, np.float32)
     return ((values - low) / span).astype(np.float32)
 

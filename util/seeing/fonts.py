@@ -83,7 +83,9 @@ def choose_face(texts: Iterable[str], font: str | None) -> Face:
     font: a file; one that is missing is a MissingInputError, one that is no font a UsageError. None: Pillow's own, or
     if that lacks a character the first of `PLACES` that lacks none, else the one that lacks the fewest.
     """
-    characters = set().union(*(" ".join(text.split()) for text in texts))
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(" ".join(text.split()))
     if font is not None:
         faces: Iterator[Face] = iter([_named_face(font)])
     else:

@@ -44,7 +44,9 @@ def contact_sheet(
         draw.text((left, top - 8), fit_text(panel.title, face, TEXT, PANEL), GREY, face.at(TEXT), anchor="ls")
         sheet.paste(_fitted(panel.picture), (left, top))
     draw_bars(sheet, prediction, face, left=MARGIN, top=below, width=min(width, 2 * PANEL + MARGIN))
-    _draw_scale(sheet, face, left=MARGIN, top=below + bars_height(prediction) + MARGIN, low="least", high="most")
+    _draw_scale(
+        sheet, face, left=MARGIN, top=below + bars_height(prediction) + MARGIN, low="least of a map", high="most of it"
+    )
     return sheet
 
 

@@ -40,6 +40,11 @@ def test_scaled() -> None:
     np.testing.assert_allclose(scaled(values), [[0, 0.25], [0.5, 1]])
     np.testing.assert_allclose(scaled(values, from_zero=True), [[0.2, 0.4], [0.6, 1]])
     np.testing.assert_array_equal(scaled(np.full((2, 3), 7.0)), np.zeros((2, 3)))
+    even = np.full((2, 3), 1 / 196, np.float32)
+    even[0, 0] *= 1 + 1e-6  # rounding is not drawn as a pattern
+    np.testing.assert_array_equal(scaled(even), np.zeros((2, 3)))
+    even[0, 0] *= 1.001
+    assert scaled(even)[0, 0] == 1.0
     np.testing.assert_array_equal(scaled(np.zeros((2, 3)), from_zero=True), np.zeros((2, 3)))
 
 

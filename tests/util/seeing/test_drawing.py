@@ -59,7 +59,8 @@ def test_bars_are_as_long_as_the_scores() -> None:
 def test_labels() -> None:
     assert class_label(281, "tabby, tabby cat") == "281 tabby"
     assert class_label(3, "3") == "3"
-    assert class_label(3, "3_three") == "3 3_three"
+    assert class_label(3, "3_three") == "3_three"
+    assert class_label(3, "35 mm film") == "3 35 mm film"
 
 
 def test_long_names_are_cut_to_fit() -> None:

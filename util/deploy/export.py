@@ -31,7 +31,8 @@ def _save_program(model: nn.Layer, stem: Path, shape: tuple[int | None, ...], *,
     """Writes `<stem>.pdmodel` or `<stem>.json`, with `<stem>.pdiparams`."""
     spec = InputSpec([-1 if n is None else n for n in shape], "float32", "images")
     guard = paddle.pir_utils.OldIrGuard() if old_format else contextlib.nullcontext()
-    with guard:
+    # OldIrGuard lets Paddle count names from 0 again: what is built later would have those of this model's weights
+    with paddle.utils.unique_name.guard(), guard:
         static = paddle.jit.to_static(model, input_spec=[spec], full_graph=True)
         try:
             paddle.jit.save(static, str(stem))

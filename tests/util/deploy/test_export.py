@@ -113,6 +113,17 @@ def test_every_family_exports_with_its_attention(name: str, fold: bool, tmp_path
             np.testing.assert_array_equal(tensors[key], value.numpy())
 
 
+def test_a_model_can_be_exported_again(tmp_path: Path) -> None:
+    """Paddle counts names from 0 after a program in the old format, and then gives names twice."""
+    model = thin("vit_s_16_224")
+    scramble(model)
+    for folder in ("first", "second"):
+        form = deployed(model)
+        names = [parameter.name for parameter in form.parameters()]
+        assert len(set(names)) == len(names)
+        export(model, describe("vit_s_16_224", model), tmp_path / folder, threads=1, sizes=[(64, 64)], form=form)
+
+
 class Changed(nn.Layer):
     """A form with attention, one output of which is not the model's."""
 

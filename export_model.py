@@ -5,7 +5,9 @@
     python export_model.py --resume CHECKPOINT --output DIR --format onnx
     python export_model.py --resume CHECKPOINT --output DIR --int8 FOLDER_OF_PICTURES
 
-Each program is run on the spot and compared with the model. The output is logits.
+    python export_model.py --resume CHECKPOINT --output DIR --attention
+
+Each program is run on the spot and compared with the model. The output is logits, with --attention also a map.
 """
 
 import shlex
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
     import models
+    from models.attention_maps import Attended
     from models.deploy import deployed
     from util import distributed
     from util.deploy.bundle import INT8, load_bundle
@@ -72,6 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--dynamic_size: {trained.name} has a position for each patch of images of {height} x {width}; leave it "
             "out, and export once for each --input_size"
         )
+    if open_size and settings.export.attention:
+        raise UsageError(
+            "--attention: a map has the grid of one size; leave out --dynamic_size, export once for each --input_size"
+        )
     folder = Path(settings.export.output)
     chosen = settings.export
     onnx = chosen.format != "paddle"
@@ -92,12 +99,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder,
         threads=arithmetic.threads,
         sizes=sizes,
-        form=deployed(trained.model) if chosen.fold else None,
+        form=deployed(trained.model, attention=chosen.attention) if chosen.fold else None,
+        attended=Attended(trained.model) if chosen.attention else None,
         onnx=onnx,
         calibration=calibration,
     )
     if chosen.format == "triton":
-        write_model(repository, manifest)
+        write_model(repository, load_bundle(folder).manifest)
     for program, difference in differences.items():
         log.info(f"{folder / program}: largest difference from the model {difference:.2e}")
     if calibration is not None:
@@ -112,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def manifest_of(trained: "Trained", *, open_size: bool, licence: str | None) -> "Manifest":
-    """Returns what `export.json` will say, before the files are written: no hashes, no int8."""
+    """Returns what `export.json` will say, before the files are written: no hashes, no int8, no attention."""
     import paddle
 
     from util.deploy.manifest import Manifest

@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         seconds=serve.deadline,
     )
     classifier = Classifier(
-        program.manifest, chosen.class_names, chosen.preprocessing.transform(), make_batcher, limits,
+        program.manifest, chosen.class_names, chosen.preprocessing, make_batcher, limits,
         image_shape=chosen.preprocessing.input_size, engine=f"{engine}, {chosen.device}",
         decode_threads=serve.decode_threads,
     )  # fmt: skip

@@ -13,6 +13,7 @@ the grid of keys, C embed_dim, d = C / h.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import paddle
@@ -122,7 +123,12 @@ def spread_keys(attention: Tensor, grid: Grid) -> Tensor:
     by_column = paddle.to_tensor(key_weights(columns, grid[1]))  # (Q, W)
     maps = attention.reshape([*leading, rows, columns])  # (..., P Q) -> (..., P, Q)
     spread = (by_row @ maps @ by_column).reshape([*leading, grid[0] * grid[1]])  # (..., H, W) -> (..., H W)
-    return spread * (attention.sum(-1, keepdim=True) / (spread.sum(-1, keepdim=True) + TINY))
+    return spread * (_total(attention) / (_total(spread) + TINY))
+
+
+def _total(x: Tensor) -> Tensor:
+    """(..., S) -> (..., 1). As a product, because `paddle.sum` cannot be exported to the `.pdmodel` format."""
+    return x @ paddle.ones([x.shape[-1], 1])
 
 
 def class_token_maps(probabilities: Tensor, grid: Grid) -> Tensor:
@@ -133,3 +139,43 @@ def class_token_maps(probabilities: Tensor, grid: Grid) -> Tensor:
     num_heads = probabilities.shape[1]
     to_keys = probabilities[:, :, 0, 1:]  # (B, h, T, S) -> (B, h, S - 1)
     return spread_keys(to_keys, grid).reshape([-1, num_heads, grid[0], grid[1]])
+
+
+def mean_class_map(probabilities: Tensor, grid: Grid) -> Tensor:
+    """Returns the mean of `class_token_maps` over the heads: (B, h, T, S) -> (B, H, W).
+
+    As a product: for a mean, Paddle Inference 3.3.1 prints a word to standard output.
+    """
+    maps = class_token_maps(probabilities, grid)
+    num_heads = maps.shape[1]
+    mean = paddle.full([1, num_heads], 1.0 / num_heads)
+    return (mean @ maps.flatten(2)).reshape([-1, grid[0], grid[1]])  # (1, h) @ (B, h, H W) -> (B, 1, H W) -> (B, H, W)
+
+
+class Attended(nn.Layer):
+    """A model with a second output: images (B, in_chans, H_in, W_in) -> logits (B, K), class attention (B, H, W).
+
+    The map is `mean_class_map` of the last block; the model and its logits are as they were. Without a class token it
+    is a ValueError.
+    """
+
+    def __init__(self, model: nn.Layer) -> None:
+        super().__init__()
+        self.model = model
+        self.last_attn = (class_path(model).last.attn,)  # in a tuple: a layer's own would have its weights twice
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        attn = self.last_attn[0]
+        called: list[tuple[Any, ...]] = []
+
+        def keep(layer: nn.Layer, inputs: tuple[Any, ...]) -> None:
+            called.append(inputs)
+
+        hook = attn.register_forward_pre_hook(keep)
+        try:
+            logits = self.model(x)
+        finally:
+            hook.remove()
+        inputs = called[0]  # tokens (B, N, C), and of CvT the grid
+        grid = self.model.patch_embed.grid_size if len(inputs) == 1 else (inputs[1], inputs[2])
+        return logits, mean_class_map(attention_probabilities(attn, inputs[0], grid), grid)

@@ -21,6 +21,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from models import cvt, cvt_layers
+from models.attention_maps import class_path, mean_class_map
 from models.convit import GatedPositionalAttention
 from models.layers import QUICK_GELU_SLOPE, Mlp, gelu, merge_heads, quick_gelu, split_heads
 from models.transformer import Block, PlainTransformer, SelfAttention
@@ -28,22 +29,26 @@ from models.transformer import Block, PlainTransformer, SelfAttention
 MAX_CONSTANT = 64 << 20  # bytes of one layer's attention by position; larger ones are computed with each batch
 
 
-def deployed(model: nn.Layer) -> nn.Layer:
+def deployed(model: nn.Layer, *, attention: bool = False) -> nn.Layer:
     """Returns a layer with the forward of `model` in evaluation: images (B, in_chans, H, W) -> logits (B, K).
 
+    attention: with the forward of `attention_maps.Attended`, which has the class attention as a second output.
     Layers that nothing is folded into are shared with the model, which stays as it is. A model that trains, returns
-    feature maps, or is of a family that this module does not know, is a ValueError.
+    feature maps, has no class token for its attention, or is of a family that this module does not know, is a
+    ValueError.
     """
     if getattr(model, "features_only", False):
         raise ValueError("feature maps have no deployed form; build the model without features_only")
     if model.training:
         raise ValueError("a model in training has no deployed form; call eval() first")
     if isinstance(model, cvt.CvT):
-        form: nn.Layer = DeployedCvT(model)
+        form: nn.Layer = DeployedCvT(model, attention=attention)
     elif isinstance(model, PlainTransformer):
-        form = DeployedTransformer(model)
+        form = DeployedTransformer(model, attention=attention)
     else:
         raise ValueError(f"no deployed form is known for {type(model).__name__}; write one in models/deploy.py")
+    if attention:
+        class_path(model)  # raises where there is no class token
     form.eval()
     return form
 
@@ -115,7 +120,7 @@ def nchw_to_tokens(x: Tensor) -> Tensor:
 
 
 class DeployedConvAttention(nn.Layer):
-    """CvT's attention: (B, N, C) -> (B, N, C), or (B, 1, C) of the class token alone."""
+    """CvT's attention: (B, N, C) -> (B, N, C), or (B, 1, C) of the class token alone; and its map (B, h, T, S)."""
 
     def __init__(self, attn: cvt_layers.Attention, *, class_token_alone: bool) -> None:
         super().__init__()
@@ -129,7 +134,7 @@ class DeployedConvAttention(nn.Layer):
         self.proj_q = _scaled(attn.proj_q, attn.attend.scale)
         self.proj_k, self.proj_v, self.proj = attn.proj_k, attn.proj_v, attn.proj
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+    def forward(self, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         cls_token = x[:, :1] if self.cls_token else None
         tokens = x[:, 1:] if self.cls_token else x
         image = tokens_to_nchw(tokens, height, width)
@@ -146,11 +151,12 @@ class DeployedConvAttention(nn.Layer):
             q = project(self.conv_q, self.proj_q)  # (B, h, T, d)
         k = project(self.conv_k, self.proj_k)  # (B, h, S, d)
         v = project(self.conv_v, self.proj_v)  # (B, h, S, d)
-        return self.proj(merge_heads(F.softmax(q @ k.transpose([0, 1, 3, 2]), axis=-1) @ v))
+        scores = F.softmax(q @ k.transpose([0, 1, 3, 2]), axis=-1)
+        return self.proj(merge_heads(scores @ v)), scores
 
 
 class DeployedConvBlock(nn.Layer):
-    """CvT's block on tokens: (B, N, C) -> (B, N, C), or (B, 1, C) of the class token alone."""
+    """CvT's block on tokens: (B, N, C) -> (B, N, C), or (B, 1, C) of the class token; and its map (B, h, T, S)."""
 
     def __init__(self, block: cvt_layers.Block, *, class_token_alone: bool) -> None:
         super().__init__()
@@ -159,17 +165,21 @@ class DeployedConvBlock(nn.Layer):
         self.attn = DeployedConvAttention(block.attn, class_token_alone=class_token_alone)
         self.mlp = fold_mlp(block.mlp)
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        branch = self.attn(self.norm1(x), height, width)
+    def forward(self, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        branch, scores = self.attn(self.norm1(x), height, width)
         x = (x[:, :1] if self.class_token_alone else x) + branch
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(self.norm2(x)), scores
 
 
 class DeployedCvT(nn.Layer):
-    """CvT: images (B, in_chans, H, W) -> logits (B, num_classes), or the pooled features (B, C) without a head."""
+    """CvT: images (B, in_chans, H, W) -> logits (B, num_classes), or the pooled features (B, C) without a head.
 
-    def __init__(self, model: cvt.CvT) -> None:
+    attention: also the last block's class attention, as `Attended` returns it.
+    """
+
+    def __init__(self, model: cvt.CvT, *, attention: bool) -> None:
         super().__init__()
+        self.attention = attention
         self.class_token = model.class_token
         stages = [getattr(model, f"stage{i}") for i in range(model.num_stages)]
         self.embeds = nn.LayerList(stage.patch_embed for stage in stages)
@@ -184,7 +194,7 @@ class DeployedCvT(nn.Layer):
         )
         self.norm, self.head = model.norm, model.head
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         for i, embed in enumerate(self.embeds):
             x = embed.proj(x)
             height, width = x.shape[2], x.shape[3]
@@ -192,16 +202,17 @@ class DeployedCvT(nn.Layer):
             if self.class_token and i == len(self.stages) - 1:
                 x = paddle.concat([self.cls_token.expand([x.shape[0], -1, -1]), x], axis=1)  # (B, H W, C) -> (B, N, C)
             for block in self.stages[i]:
-                x = block(x, height, width)
+                x, scores = block(x, height, width)
             if i < len(self.stages) - 1:
                 x = tokens_to_nchw(x, height, width)
         x = self.norm(x)
         x = x[:, 0] if self.class_token else x.mean(1)
-        return x if self.head is None else self.head(x)
+        logits = x if self.head is None else self.head(x)
+        return (logits, mean_class_map(scores, (height, width))) if self.attention else logits
 
 
 class DeployedAttention(nn.Layer):
-    """Attention of ViT and ConViT: (B, N, C) -> (B, N, C), or (B, 1, C) of the class token alone."""
+    """Attention of ViT and ConViT: (B, N, C) -> (B, N, C), or (B, 1, C) of the class token; its map (B, h, T, N)."""
 
     def __init__(self, attn: SelfAttention | GatedPositionalAttention, *, class_token_alone: bool) -> None:
         super().__init__()
@@ -217,14 +228,14 @@ class DeployedAttention(nn.Layer):
         self.proj = attn.proj
         self.positions = None if isinstance(attn, SelfAttention) else DeployedPositions(attn)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         q = split_heads(self.proj_q(x[:, :1] if self.class_token_alone else x), self.num_heads)  # (B, h, T, d)
         k = split_heads(self.proj_k(x), self.num_heads)  # (B, h, N, d)
         v = split_heads(self.proj_v(x), self.num_heads)  # (B, h, N, d)
         scores = F.softmax(q @ k.transpose([0, 1, 3, 2]), axis=-1)
         if self.positions is not None:
             scores = self.positions(scores)
-        return self.proj(merge_heads(scores @ v))
+        return self.proj(merge_heads(scores @ v)), scores
 
 
 class DeployedPositions(nn.Layer):
@@ -254,7 +265,7 @@ class DeployedPositions(nn.Layer):
 
 
 class DeployedBlock(nn.Layer):
-    """Block of ViT and ConViT: (B, N, C) -> (B, N, C), or (B, 1, C) of the class token alone."""
+    """Block of ViT and ConViT: (B, N, C) -> (B, N, C), or (B, 1, C) of the class token; and its map (B, h, T, N)."""
 
     def __init__(self, block: Block, *, class_token_alone: bool) -> None:
         super().__init__()
@@ -262,17 +273,21 @@ class DeployedBlock(nn.Layer):
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, fold_mlp(block.mlp)
         self.attn = DeployedAttention(block.attn, class_token_alone=class_token_alone)
 
-    def forward(self, x: Tensor) -> Tensor:
-        branch = self.attn(self.norm1(x))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        branch, scores = self.attn(self.norm1(x))
         x = (x[:, :1] if self.class_token_alone else x) + branch
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(self.norm2(x)), scores
 
 
 class DeployedTransformer(nn.Layer):
-    """ViT and ConViT: images (B, in_chans, H, W) -> logits (B, num_classes), or the class token's features (B, C)."""
+    """ViT and ConViT: images (B, in_chans, H, W) -> logits (B, num_classes), or the class token's features (B, C).
 
-    def __init__(self, model: PlainTransformer) -> None:
+    attention: also the last block's class attention, as `Attended` returns it.
+    """
+
+    def __init__(self, model: PlainTransformer, *, attention: bool) -> None:
         super().__init__()
+        self.attention = attention
         self.token_block = model.token_block
         self.patch_embed, self.cls_token, self.pos_embed = model.patch_embed, model.cls_token, model.pos_embed
         last = model.blocks[-1]
@@ -282,7 +297,7 @@ class DeployedTransformer(nn.Layer):
     def _join_class_token(self, x: Tensor) -> Tensor:
         return paddle.concat([self.cls_token.expand([x.shape[0], -1, -1]), x], axis=1)  # (B, H W, C) -> (B, N, C)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         x = nchw_to_tokens(self.patch_embed.proj(x))
         if self.token_block == 0:
             x = self._join_class_token(x)
@@ -290,6 +305,7 @@ class DeployedTransformer(nn.Layer):
         for i, block in enumerate(self.blocks):
             if i == self.token_block > 0:
                 x = self._join_class_token(x)
-            x = block(x)
+            x, scores = block(x)
         x = self.norm(x)[:, 0]
-        return x if self.head is None else self.head(x)
+        logits = x if self.head is None else self.head(x)
+        return (logits, mean_class_map(scores, self.patch_embed.grid_size)) if self.attention else logits

@@ -9,7 +9,10 @@ import pytest
 from paddle import nn
 
 from models import create_model, cvt, cvt_layers
+from models.attention_maps import Attended, class_path
 from models.deploy import DeployedConvAttention, deployed, fold_batch_norm
+from models.saliency import class_attention, watch
+from models.transformer import InputSizeError
 
 STAGES = tuple(
     replace(stage, embed_dim=12, num_heads=heads, depth=2)
@@ -54,6 +57,38 @@ def test_logits_are_the_models(kind: str) -> None:
         expected, found = model(images).numpy(), deployed(model)(images).numpy()
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("kind", ["cvt", "cvt avg", "cvt linear", "convit", "vit"])
+def test_the_second_output_is_the_class_attention(kind: str) -> None:
+    model = small(kind)
+    images = paddle.to_tensor(np.random.default_rng(1).standard_normal((3, 3, 48, 32)).astype(np.float32))
+    expected = class_attention(watch(model, images)).mean(1)  # (B, h, H, W) -> (B, H, W)
+    assert expected.std() > 0.02 * expected.mean()
+    assert np.abs(expected[0] - expected[1]).max() > 1e-4
+    with paddle.no_grad():
+        plain = model(images).numpy()
+        for both in (Attended(model), deployed(model, attention=True)):
+            logits, maps = both(images)
+            np.testing.assert_allclose(maps.numpy(), expected, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(logits.numpy(), plain, rtol=0, atol=1e-5 * max(1, np.abs(plain).max()))
+        assert (logits.numpy() == deployed(model)(images).numpy()).all()
+        assert (Attended(model)(images)[0].numpy() == plain).all()
+    assert not class_path(model).last.attn._forward_pre_hooks  # the model is left as it was
+
+
+def test_a_failing_forward_leaves_the_model_as_it_was() -> None:
+    model = small("vit")
+    with pytest.raises(InputSizeError):
+        Attended(model)(paddle.ones([1, 3, 64, 64]))
+    assert not class_path(model).last.attn._forward_pre_hooks
+
+
+def test_without_a_class_token_there_is_no_attention_of_it() -> None:
+    model = create_model("cvt_13_224x224", stages=STAGES[:2], num_classes=5).eval()
+    for make in (Attended, lambda model: deployed(model, attention=True)):
+        with pytest.raises(ValueError, match="has no class token here"):
+            make(model)
 
 
 def test_large_maps_of_positions_are_computed_instead(monkeypatch: pytest.MonkeyPatch) -> None:

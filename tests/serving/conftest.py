@@ -8,6 +8,7 @@ import paddle
 import pytest
 
 from models import create_model, model_defaults
+from models.attention_maps import Attended
 from models.deploy import deployed
 from tests.serving.browser import Browser, missing
 from tests.serving.page import DESKTOP, Page
@@ -21,8 +22,7 @@ NAMES = ("cat", "dog", "鸟", "a fish, of the sea", "emu", "fox", "gnu")
 KEY = "s3cret-of-the-test"
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_export(folder: Path, *, attention: bool) -> Path:
     paddle.seed(0)
     model = create_model("cvt_nano_32x32", num_classes=len(NAMES))
     weight = 0.1 * np.random.default_rng(0).standard_normal((64, len(NAMES)))  # scores that are far from 0 and 1
@@ -34,9 +34,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_classes=len(NAMES), class_names=NAMES, preprocess=preprocess.to_plain(), sha256={}, versions={},
         card=Card(source="a test", licence="MIT"),
     )  # fmt: skip
-    folder = tmp_path_factory.mktemp("export")
-    export(model, manifest, folder, threads=1, sizes=[(32, 32)], form=deployed(model), onnx=True)
+    export(
+        model, manifest, folder, threads=1, sizes=[(32, 32)], form=deployed(model, attention=attention),
+        attended=Attended(model) if attention else None, onnx=True,
+    )  # fmt: skip
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_export(tmp_path_factory.mktemp("export"), attention=False)
 
 
 @pytest.fixture(scope="session")

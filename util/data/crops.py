@@ -51,9 +51,14 @@ def resize_to_cover(image: Image.Image, height: int, width: int, resample: Image
     return resize(image, *covering_size((image.height, image.width), (height, width)), resample)
 
 
+def center_start(whole: int, length: int) -> int:
+    """Returns where the middle `length` pixels of `whole` begin; half pixels round to even, as in torchvision."""
+    return round((whole - length) / 2)
+
+
 def center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Crops the centre; half pixels round to even, as in torchvision."""
-    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    """Crops the centre, as `center_start` rounds it."""
+    top, left = center_start(image.height, height), center_start(image.width, width)
     return image.crop((left, top, left + width, top + height))
 
 
@@ -74,7 +79,7 @@ def resize_and_center_crop(
     rows_first = _ROWS_FIRST and full_height < image.height and 2 * image.height <= 3 * image.width
     if reach is None or not rows_first:
         return center_crop(resize(image, full_height, full_width, resample), height, width)
-    top, left = round((full_height - height) / 2), round((full_width - width) / 2)
+    top, left = center_start(full_height, height), center_start(full_width, width)
     scale = image.height / full_height
     reach = reach * max(scale, 1.0) + 1.0  # one more, for Pillow's rounding
     first = max(0, math.floor((top + 0.5) * scale - reach))
@@ -91,7 +96,7 @@ def _resize_center(
     """Returns the centre of the picture resized to `full`, without resizing more; sizes (height, width)."""
     edges = []
     for side, whole, length in ((image.width, full[1], size[1]), (image.height, full[0], size[0])):
-        start = round((whole - length) / 2)
+        start = center_start(whole, length)
         edges.append((start * side / whole, min(side, (start + length) * side / whole)))
     (left, right), (top, bottom) = edges
     return image.resize((size[1], size[0]), resample, box=(left, top, right, bottom))

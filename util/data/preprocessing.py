@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 from util.data.backends import Backend
-from util.data.transforms import RESAMPLE, EvalTransform, Interpolation, eval_transform
+from util.data.transforms import RESAMPLE, CropMode, EvalTransform, Interpolation, Part, eval_transform, seen_part
 from util.errors import UsageError
 from util.options import PreprocessOptions
 
@@ -20,7 +20,7 @@ class Preprocessing:
 
     input_size: tuple[int, int, int]  # C, H, W; one channel is grey, three are R G B
     crop_pct: float
-    crop_mode: Literal["center", "squash"]
+    crop_mode: CropMode
     interpolation: Interpolation
     mean: tuple[float, ...]  # C values
     std: tuple[float, ...]  # C values
@@ -49,6 +49,10 @@ class Preprocessing:
     def transform(self, *, image_backend: Backend = "pil") -> EvalTransform:
         """Returns f(image) -> float32 (C, H, W); image: what the backend's `open` takes."""
         return eval_transform(**asdict(self), image_backend=image_backend)
+
+    def seen_part(self, source: tuple[int, int]) -> Part:
+        """Returns which part of a picture of (height, width) the model sees; `transforms.seen_part` says how."""
+        return seen_part(source, input_size=self.input_size, crop_pct=self.crop_pct, crop_mode=self.crop_mode)
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Preprocessing":

@@ -13,7 +13,7 @@ from PIL import Image
 
 from util.data.backends import Backend, load_backend
 from util.data.color_augment import BLUR_SIGMA, gaussian_blur, jitter_colors, to_grey
-from util.data.crops import random_resized_crop, simple_random_crop
+from util.data.crops import center_start, covering_size, random_resized_crop, simple_random_crop
 from util.data.images import Picture
 from util.data.operations import Canvas, Fill
 from util.data.policies import parse_aa
@@ -23,6 +23,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+CropMode = Literal["center", "squash"]
+Part = tuple[float, float, float, float]  # of a picture: left, top, right, bottom, as fractions of width and height
 RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -81,7 +83,7 @@ def eval_transform(
     interpolation: Interpolation = "bicubic",
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
-    crop_mode: Literal["center", "squash"] = "center",
+    crop_mode: CropMode = "center",
     image_backend: Backend = "pil",
 ) -> EvalTransform:
     """Returns f(image) -> float32 (3, H, W), the preprocessing of eval, predict, infer and the export.
@@ -102,11 +104,29 @@ def eval_transform(
         if crop_mode == "squash":
             picture = backend.resize_box(whole, (0, 0, whole.width, whole.height), (height, width), resample)
         else:
-            cover = math.floor(height / crop_pct), math.floor(width / crop_pct)
-            picture = backend.resize_and_center_crop(whole, cover, (height, width), resample)
+            picture = backend.resize_and_center_crop(
+                whole, _cover((height, width), crop_pct), (height, width), resample
+            )
         return normalise(picture, mean, std)
 
     return transform
+
+
+def _cover(size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
+    """Returns the height and width that a resized picture covers, of which the centre crop is `size`."""
+    return math.floor(size[0] / crop_pct), math.floor(size[1] / crop_pct)
+
+
+def seen_part(
+    source: tuple[int, int], *, input_size: int | tuple[int, ...], crop_pct: float, crop_mode: CropMode
+) -> Part:
+    """Returns which part of a picture is in the result of `eval_transform`. source: the picture's (height, width)."""
+    if crop_mode == "squash":
+        return 0.0, 0.0, 1.0, 1.0
+    height, width = to_size(input_size)
+    full_height, full_width = covering_size(source, _cover((height, width), crop_pct))
+    top, left = center_start(full_height, height), center_start(full_width, width)
+    return left / full_width, top / full_height, (left + width) / full_width, (top + height) / full_height
 
 
 def _happens(rng: np.random.Generator, prob: float) -> bool:

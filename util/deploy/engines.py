@@ -17,10 +17,22 @@ import numpy as np
 from util.deploy.bundle import HINTS, INT8, ONNX, PROGRAMS, Contents, Program
 from util.errors import UsageError, WeightsError
 
-Forward = Callable[[np.ndarray], np.ndarray]  # images float32 (B, C, H, W) -> logits float32 (B, K)
 EngineName = Literal["auto", "paddle", "openvino", "onnxruntime"]
 Precision = Literal["fp32", "bf16", "int8"]
 REQUIREMENTS = "pip install -r requirements-deploy.txt"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A loaded program. Called with images float32 (B, C, H, W), it returns logits float32 (B, K).
+
+    outputs: all that the manifest says of the program: the logits, then attention maps float32 (B, rows, columns).
+    """
+
+    outputs: Callable[[np.ndarray], list[np.ndarray]]
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self.outputs(images)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,30 +193,35 @@ def start_engine(engine: Engine, program: Program, *, device: str, threads: int,
     if size is not None:
         forward = _in_batches_of(size, forward)
 
-    def checked(images: np.ndarray) -> np.ndarray:
+    def checked(images: np.ndarray) -> list[np.ndarray]:
         try:
-            logits = forward(images)
+            outputs = forward.outputs(images)
         except _run_errors(engine) as error:
             raise WeightsError(
                 f"{program.path}: {engine} fails on images {images.shape}: {_last_line(error)}"
             ) from None
+        logits = outputs[0]
         if len(logits) != len(images):  # the OpenVINO within Paddle prints what is wrong, and goes on
             raise WeightsError(f"{program.path}: {engine} fails on images {images.shape}: logits {logits.shape}")
-        return logits
+        return outputs
 
-    return checked
+    return Forward(checked)
+
+
+def _count_outputs(program: Program) -> int:
+    return 1 if program.manifest.attention is None else 2
 
 
 def _in_batches_of(size: int, forward: Forward) -> Forward:
     """Returns `forward` for any number of images, of a program that takes `size` at a time, as others export them."""
 
-    def in_batches(images: np.ndarray) -> np.ndarray:
+    def in_batches(images: np.ndarray) -> list[np.ndarray]:
         missing = -len(images) % size
         padded = np.concatenate([images, np.zeros_like(images[:1]).repeat(missing, axis=0)]) if missing else images
-        parts = [forward(padded[i : i + size]) for i in range(0, len(padded), size)]
-        return np.concatenate(parts)[: len(images)]
+        parts = [forward.outputs(padded[i : i + size]) for i in range(0, len(padded), size)]
+        return [np.concatenate(output)[: len(images)] for output in zip(*parts, strict=True)]
 
-    return in_batches
+    return Forward(in_batches)
 
 
 def _run_errors(engine: Engine) -> tuple[type[Exception], ...]:
@@ -242,7 +259,7 @@ def paddle_engine(program: Program, *, device: str, threads: int, onednn: bool) 
             config.disable_mkldnn()
     else:
         raise UsageError(f"infer.py runs on cpu or gpu; got --device {device}")
-    return _predictor(inference, config, program.path)
+    return _predictor(inference, config, program)
 
 
 def paddle_openvino_engine(program: Program, *, threads: int, precision: Precision) -> Forward:
@@ -263,24 +280,25 @@ def paddle_openvino_engine(program: Program, *, threads: int, precision: Precisi
     # it keeps what it compiled, by default in `__cache__` of the working directory, and would trust what lies there
     with tempfile.TemporaryDirectory(prefix="openvino.") as cache:
         config.set_optim_cache_dir(cache)
-        return _predictor(inference, config, program.path)
+        return _predictor(inference, config, program)
 
 
-def _predictor(inference: ModuleType, config: "inference.Config", path: Path) -> Forward:  # type: ignore[name-defined]  # noqa: F821
+def _predictor(inference: ModuleType, config: "inference.Config", program: Program) -> Forward:  # type: ignore[name-defined]  # noqa: F821
     config.disable_glog_info()
     try:
         predictor = inference.create_predictor(config)
     except (RuntimeError, ValueError, OSError) as error:
-        raise WeightsError(f"{path}: Paddle Inference cannot load it: {_last_line(error)}") from None
+        raise WeightsError(f"{program.path}: Paddle Inference cannot load it: {_last_line(error)}") from None
     source = predictor.get_input_handle(predictor.get_input_names()[0])
-    target = predictor.get_output_handle(predictor.get_output_names()[0])
+    names = predictor.get_output_names()[: _count_outputs(program)]
+    targets = [predictor.get_output_handle(name) for name in names]
 
-    def forward(images: np.ndarray) -> np.ndarray:
+    def outputs(images: np.ndarray) -> list[np.ndarray]:
         source.copy_from_cpu(np.ascontiguousarray(images, dtype=np.float32))
         predictor.run()
-        return target.copy_to_cpu()
+        return [target.copy_to_cpu() for target in targets]
 
-    return forward
+    return Forward(outputs)
 
 
 def tell_nobody() -> None:
@@ -317,12 +335,13 @@ def openvino_engine(program: Program, *, threads: int, precision: Precision) -> 
     except RuntimeError as error:
         raise WeightsError(f"{program.path}: OpenVINO cannot load it: {_last_line(error)}") from None
     request = compiled.create_infer_request()
+    count = _count_outputs(program)
 
-    def forward(images: np.ndarray) -> np.ndarray:
+    def outputs(images: np.ndarray) -> list[np.ndarray]:
         request.infer({0: np.ascontiguousarray(images, dtype=np.float32)}, share_inputs=True)
-        return request.get_output_tensor(0).data.copy()
+        return [request.get_output_tensor(i).data.copy() for i in range(count)]
 
-    return forward
+    return Forward(outputs)
 
 
 def onnxruntime_engine(program: Program, *, threads: int) -> Forward:
@@ -344,8 +363,9 @@ def onnxruntime_engine(program: Program, *, threads: int) -> Forward:
     except _onnxruntime_errors() as error:
         raise WeightsError(f"{program.path}: ONNX Runtime cannot load it: {_last_line(error)}") from None
     name = session.get_inputs()[0].name
+    names = [output.name for output in session.get_outputs()[: _count_outputs(program)]]
 
-    def forward(images: np.ndarray) -> np.ndarray:
-        return session.run(None, {name: np.ascontiguousarray(images, dtype=np.float32)})[0]
+    def outputs(images: np.ndarray) -> list[np.ndarray]:
+        return list(session.run(names, {name: np.ascontiguousarray(images, dtype=np.float32)}))
 
-    return forward
+    return Forward(outputs)

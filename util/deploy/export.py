@@ -25,13 +25,15 @@ from util.weights.exported import read_parameters
 
 TOLERANCE = 1e-5  # relative to the largest logit
 CHECK_BATCHES = (1, 3)
+OUTPUTS = ("", "'s attention map")  # as errors call them
 
 
 def _save_program(model: nn.Layer, stem: Path, shape: tuple[int | None, ...], *, old_format: bool) -> None:
     """Writes `<stem>.pdmodel` or `<stem>.json`, with `<stem>.pdiparams`."""
     spec = InputSpec([-1 if n is None else n for n in shape], "float32", "images")
     guard = paddle.pir_utils.OldIrGuard() if old_format else contextlib.nullcontext()
-    with guard:
+    # OldIrGuard lets Paddle count names from 0 again: what is built later would have those of this model's weights
+    with paddle.utils.unique_name.guard(), guard:
         static = paddle.jit.to_static(model, input_spec=[spec], full_graph=True)
         try:
             paddle.jit.save(static, str(stem))
@@ -78,36 +80,41 @@ def export(
     threads: int,
     sizes: list[tuple[int, int]],
     form: nn.Layer | None = None,
+    attended: nn.Layer | None = None,
     onnx: bool = False,
     calibration: Calibration | None = None,
 ) -> dict[str, float]:
     """Writes the bundle to `folder`, or to one `.zip`, and returns each program's largest difference from the model.
 
-    manifest: everything but hashes and int8. sizes: heights and widths to compare at. form: what is written in place of
-    the model, with the same forward and other weights. onnx: also write `model.onnx`; calibration: and
+    manifest: everything but hashes, int8 and attention. sizes: heights and widths to compare at. form: what is written
+    in place of the model, with the same forward and other weights. attended: the model with an attention map as its
+    second output; then the programs return both, and `form` does, too. onnx: also write `model.onnx`; calibration: and
     `model.int8.onnx`, which is not compared with the model, but its best classes with those of fp32. Beside them go
     `inference.yml` and, in a folder, the names that PaddleX looks for, where its form can say the preprocessing. What
     was there and is not written is removed.
 
     The programs are run by Paddle Inference and ONNX Runtime on random images at batch 1 and 3; a difference above 1e-5
-    of the largest logit is a MismatchError, NaN or infinity in weights or logits a NonFiniteLossError. Then nothing in
-    `folder` changes, and a new one is not left.
+    of the largest logit, or of 1 in a map, is a MismatchError, NaN or infinity in weights or logits a
+    NonFiniteLossError. Then nothing in `folder` changes, and a new one is not left.
     """
     _check_finite(model)
     onnx = onnx or calibration is not None
     if onnx:
         check_packages(int8=calibration is not None)
+    whole = model if attended is None else attended
+    if attended is not None:
+        manifest = replace(manifest, attention=_map_grid(attended, manifest))
     is_archive = folder.suffix == SUFFIX
     with _folder_beside(folder.parent if is_archive else folder) as beside:
         try:
-            _write(model if form is None else form, beside, manifest.input_shape, onnx=onnx)
+            _write(whole if form is None else form, beside, manifest.input_shape, onnx=onnx)
             if form is None:
                 manifest = replace(manifest, parameters=_parameter_names(model, beside / PARAMS))
         except OSError as error:
             raise SaveError(f"{folder}: not written: {error.strerror or error}") from None
         try:
             differences = {
-                program.path.name: _difference(model, program, threads, sizes)
+                program.path.name: _difference(whole, program, threads, sizes)
                 for program in _programs(beside, manifest, onnx=onnx)
             }
         except WeightsError as error:  # Paddle does not notice a full disk while it writes
@@ -184,6 +191,13 @@ def _parameter_names(model: nn.Layer, params: Path) -> tuple[str | None, ...]:
 
 
 @paddle.no_grad()
+def _map_grid(attended: nn.Layer, manifest: Manifest) -> tuple[int, ...]:
+    """Returns rows and columns of the map of one image."""
+    _, attention = attended(paddle.zeros([1, *manifest.preprocessing().input_size]))
+    return tuple(attention.shape[1:])
+
+
+@paddle.no_grad()
 def _difference(model: nn.Layer, program: Program, threads: int, sizes: list[tuple[int, int]]) -> float:
     if program.path.name == ONNX:
         forward = onnxruntime_engine(program, threads=threads)
@@ -195,15 +209,17 @@ def _difference(model: nn.Layer, program: Program, threads: int, sizes: list[tup
     for height, width in sizes:
         for batch in CHECK_BATCHES:
             images = rng.standard_normal((batch, channels, height, width), dtype=np.float32)
-            expected = model(paddle.to_tensor(images)).numpy()
-            if not np.isfinite(expected).all():
+            outputs = model(paddle.to_tensor(images))
+            expected = [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+            if not np.isfinite(expected[0]).all():
                 raise NonFiniteLossError("the model gives NaN or infinite logits; nothing was written")
-            difference = float(np.abs(forward(images) - expected).max())
-            limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
-            if not difference <= limit:
-                raise MismatchError(
-                    f"{program.path.name} differs from the model by {difference:.2e} (limit {limit:.2e}) at batch "
-                    f"{batch}, {height} x {width}; nothing was written"
-                )
-            largest = max(largest, difference)
+            for i, (found, wanted) in enumerate(zip(forward.outputs(images), expected, strict=True)):
+                difference = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else float("inf")
+                limit = TOLERANCE * max(1.0, float(np.abs(wanted).max()))
+                if not difference <= limit:
+                    raise MismatchError(
+                        f"{program.path.name}{OUTPUTS[i]} differs from the model by {difference:.2e} (limit "
+                        f"{limit:.2e}) at batch {batch}, {height} x {width}; nothing was written"
+                    )
+                largest = max(largest, difference)
     return largest

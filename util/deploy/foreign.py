@@ -206,7 +206,7 @@ def _class_names(
         return [str(i) for i in range(num_classes)], "named by their numbers, as --class_names is not given"
     if len(yml.class_names) != num_classes:
         raise MismatchError(
-            f"{path.parent / INFERENCE_YML}: names {len(yml.class_names)} classes, but {path.name} has {num_classes}; give "
-            "--class_names FILE"
+            f"{path.parent / INFERENCE_YML}: names {len(yml.class_names)} classes, but {path.name} has {num_classes}; "
+            "give --class_names FILE"
         )
     return yml.class_names, f"named by {INFERENCE_YML}"

@@ -11,8 +11,10 @@ from util.errors import MismatchError, MissingInputError, WeightsError
 from util.files import kind_of
 
 MANIFEST = "export.json"
-VERSION = 4  # since 2, it has a hash of its own; since 3, programs may be folded; since 4, there is a model card
-READ_VERSIONS = (2, 3, 4)
+# since 2, it has a hash of its own; since 3, programs may be folded; since 4, there is a model card; since 5, there may
+# be an attention map
+VERSION = 5
+READ_VERSIONS = (2, 3, 4, 5)
 OWN_HASH = "manifest_sha256"
 MAX_MANIFEST = 64 << 20  # bytes; those of the models here have some ten thousand
 
@@ -65,6 +67,8 @@ class Manifest:
     tensors in `model.pdiparams`, in its order; null for what is not a weight; none at all if weights were folded, and
     are no checkpoint's any more. numerics: the model's. int8: how `model.int8.onnx` was calibrated and how often its
     best class is fp32's; empty without it. output: of the programs; `probabilities` only of other projects' exports.
+    attention: rows and columns of the attention map that the programs return after the logits, float32 (batch, rows,
+    columns); None: they return the logits alone.
     """
 
     model: str
@@ -80,6 +84,7 @@ class Manifest:
     int8: dict[str, int | float] = field(default_factory=dict)
     card: Card = Card()
     output: Literal["logits", "probabilities"] = "logits"
+    attention: tuple[int, ...] | None = None
     version: int = VERSION
 
     def write(self, folder: Path) -> None:
@@ -105,12 +110,17 @@ class Manifest:
             raise ValueError("int8 is not a table of figures")
         if self.output not in ("logits", "probabilities"):
             raise ValueError(f"output {self.output!r}")
+        grid = self.attention
+        if grid is not None and (len(grid) != 2 or not all(type(n) is int and n > 0 for n in grid)):
+            raise ValueError(f"attention {grid}")
         self.card.check()
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "Manifest":
         """Returns the manifest of plain values, as JSON has them."""
         parts = {name: tuple(values[name]) for name in ("input_shape", "class_names", "parameters")}
+        if values.get("attention") is not None:
+            parts["attention"] = tuple(values["attention"])
         return cls(**values | parts | {"card": Card(**values.get("card", {}))})
 
     def preprocessing(self) -> Preprocessing:

@@ -119,7 +119,7 @@ def agreement(first: Forward, second: Forward, images: np.ndarray) -> float:
 
 
 def _input_and_weighted_nodes(program: Path) -> tuple[str, list[str]]:
-    """Returns the input's name, and the names of the convolutions and products whose second operand is a weight."""
+    """Returns the input's name, and the names of the logits' convolutions and products with a weight as the second."""
     import onnx
 
     graph = onnx.load(str(program)).graph
@@ -127,5 +127,13 @@ def _input_and_weighted_nodes(program: Path) -> tuple[str, list[str]]:
     for node in graph.node:  # in the order of computation
         if node.op_type == "Identity" and node.input[0] in constant:  # paddle2onnx puts one after each weight
             constant.add(node.output[0])
-    weighted = [node.name for node in graph.node if node.op_type in QUANTISED and node.input[1] in constant]
+    needed = {graph.output[0].name}  # for the logits: an attention map, which follows from the rest, stays float32
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input)
+    weighted = [
+        node.name
+        for node in graph.node
+        if node.op_type in QUANTISED and node.input[1] in constant and needed & set(node.output)
+    ]
     return str(graph.input[0].name), weighted

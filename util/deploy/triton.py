@@ -30,36 +30,40 @@ def write_model(repository: Path, manifest: Manifest) -> None:
     """Writes what stands beside an export that is in its version folder; a SaveError says why not."""
     place = repository / manifest.model
     try:
-        (place / "config.pbtxt").write_text(_config(manifest, _names(place / "1" / ONNX)), encoding="utf-8")
+        (place / "config.pbtxt").write_text(_config(manifest, *_names(place / "1" / ONNX)), encoding="utf-8")
         labels = "".join(f"{' '.join(name.split())}\n" for name in manifest.class_names)
         (place / "labels.txt").write_text(labels, encoding="utf-8")
     except OSError as error:
         raise SaveError(f"{place}: not written: {error.strerror}") from None
 
 
-def _names(program: Path) -> tuple[str, str]:
-    """Returns the names of an ONNX program's input and output."""
+def _names(program: Path) -> tuple[str, list[str]]:
+    """Returns the names of an ONNX program's input and outputs."""
     tell_nobody()
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(program), providers=["CPUExecutionProvider"])
-    return session.get_inputs()[0].name, session.get_outputs()[0].name
+    return session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
 
 
-def _config(manifest: Manifest, names: tuple[str, str]) -> str:
+def _config(manifest: Manifest, input_name: str, output_names: Sequence[str]) -> str:
     sides = [-1 if side is None else side for side in manifest.input_shape[1:]]
+    attention = ""
+    if manifest.attention is not None:
+        attention = f""",
+  {{ name: {json.dumps(output_names[1])} data_type: TYPE_FP32 dims: {_list(manifest.attention)} }}"""
     return f"""name: {json.dumps(manifest.model)}
 backend: "onnxruntime"
 default_model_filename: "{ONNX}"
 max_batch_size: {MAX_BATCH}
 input [
-  {{ name: {json.dumps(names[0])} data_type: TYPE_FP32 dims: {_list(sides)} }}
+  {{ name: {json.dumps(input_name)} data_type: TYPE_FP32 dims: {_list(sides)} }}
 ]
 output [
   {{
-    name: {json.dumps(names[1])} data_type: TYPE_FP32 dims: {_list([manifest.num_classes])}
+    name: {json.dumps(output_names[0])} data_type: TYPE_FP32 dims: {_list([manifest.num_classes])}
     label_filename: "labels.txt"
-  }}
+  }}{attention}
 ]
 dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_MICROSECONDS} }}
 """

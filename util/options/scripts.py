@@ -110,6 +110,12 @@ class ExportOptions:
         scope="machine",
         yaml=False,
     )
+    attention: bool = setting(
+        False,
+        "give programs a second output: the last block's attention of the class token, a map for each image",
+        scope="machine",
+        yaml=False,
+    )
     licence: str | None = setting(
         None, "licence of the weights, for the model card; none: what their publisher says", scope="machine", yaml=False
     )

@@ -15,6 +15,7 @@ from util.errors import NonFiniteLossError
 from util.prediction import TOP_K, top_k
 from util.serving import inference_routes, pages
 from util.serving.app_state import Classifier
+from util.serving.attention import attention_answers
 from util.serving.batcher import RefusedError
 from util.serving.documents import CLASSIFY, ERRORS, Answer, Health, Model
 from util.serving.metrics import Metrics
@@ -138,16 +139,24 @@ def _classes(classifier: Classifier) -> APIRouter:
     async def classify(
         request: Request,
         number: Annotated[int, Query(alias="top_k", ge=1, le=MAX_TOP_K, description="classes of an image")] = TOP_K,
+        attention: Annotated[bool, Query(description="also where in each image the model looked")] = False,
     ) -> Response:
         deadline = asyncio.get_running_loop().time() + classifier.limits.seconds
+        if attention and manifest.attention is None:
+            raise RequestError(422, "query.attention: this model has no map; it was exported without --attention")
         classifier.batcher.check_room()
         body = await read_body(request, max_bytes=classifier.limits.max_bytes, seconds=classifier.limits.seconds)
         files = await image_files(request.headers, body, max_images=classifier.limits.max_images)
-        logits = await classifier.logits(request, [*files], deadline)
-        names = [f"image {i}" for i in range(len(logits))]
-        predictions = top_k(logits, names, classifier.class_names, k=number, output=manifest.output)
-        parts = [{name: p[name] for name in ("class_ids", "scores", "label_names")} for p in predictions]
-        answer = {"predictions": parts, "request_id": request_id(request.scope)}
+        computed = await classifier.compute(request, [*files], deadline)
+        names = [f"image {i}" for i in range(len(files))]
+        predictions = top_k(computed.logits, names, classifier.class_names, k=number, output=manifest.output)
+        answers: list[dict[str, Any]] = [
+            {name: p[name] for name in ("class_ids", "scores", "label_names")} for p in predictions
+        ]
+        if attention:
+            for one, found in zip(answers, attention_answers(computed), strict=True):
+                one["attention"] = found
+        answer = {"predictions": answers, "request_id": request_id(request.scope)}
         return Response(json.dumps(answer, ensure_ascii=False), media_type="application/json")
 
     @router.get("/v1/model", response_model=Model, summary="What the model is")
@@ -156,6 +165,7 @@ def _classes(classifier: Classifier) -> APIRouter:
             "model": manifest.model, "engine": classifier.engine, "num_classes": manifest.num_classes,
             "class_names": list(classifier.class_names), "preprocess": manifest.preprocess,
             "card": asdict(manifest.card), "versions": manifest.versions, "sha256": manifest.sha256,
+            "attention": manifest.attention is not None,
         })  # fmt: skip
 
     return router

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from starlette.requests import Request
 
-from util.data.transforms import EvalTransform
+from util.data.preprocessing import Preprocessing
+from util.data.transforms import Part
 from util.deploy.manifest import Manifest
-from util.serving.batcher import Batcher, RefusedError
+from util.serving.batcher import Batcher, Outputs, RefusedError
 from util.serving.requests import RequestError, load_image
 
 
@@ -26,14 +27,27 @@ class RequestLimits:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """What a request's images have come to.
+
+    logits: (B, K). attention: maps (B, rows, columns), None where the program returns none. parts: what the model has
+    seen of each picture; of an image that came as an array, all.
+    """
+
+    logits: np.ndarray
+    attention: np.ndarray | None
+    parts: list[Part]
+
+
 class Classifier:
-    """What the routes share: the model's manifest and transform, and the batcher. Made before the event loop runs."""
+    """What the routes share: manifest, preprocessing and the batcher. Made before the event loop runs."""
 
     def __init__(
         self,
         manifest: Manifest,
         class_names: Sequence[str],
-        transform: EvalTransform,
+        preprocessing: Preprocessing,
         batcher: Callable[[], Batcher],
         limits: RequestLimits,
         *,
@@ -43,13 +57,14 @@ class Classifier:
     ) -> None:
         self.manifest = manifest
         self.class_names = class_names
-        self.transform = transform
+        self.preprocessing = preprocessing
         self.limits = limits
         self.engine = engine
         self.image_shape = image_shape
         self.is_draining = False
         self._make_batcher = batcher
         self._batcher: Batcher | None = None
+        self._transform = preprocessing.transform()
         self._decoders = ThreadPoolExecutor(decode_threads, "images")
 
     @property
@@ -74,26 +89,29 @@ class Classifier:
         """Returns whether images are answered."""
         return self._batcher is not None and self._batcher.is_ready and not self.is_draining
 
-    async def logits(self, request: Request, images: Sequence[bytes | np.ndarray], deadline: float) -> np.ndarray:
-        """Returns the logits (B, K) of a request's images, or says by a RequestError or RefusedError why not.
+    async def compute(self, request: Request, images: Sequence[bytes | np.ndarray], deadline: float) -> Computed:
+        """Returns what a request's images come to, or says by a RequestError or RefusedError why not.
 
         images: files, or float32 (C, H, W) each. deadline: of the event loop's clock.
         """
         with self.batcher.room(len(images)):
             loaded = await asyncio.gather(*(self._load(i, image) for i, image in enumerate(images)))
-            return await self._computed(request, loaded, deadline)
+            outputs = await self._outputs(request, [array for array, _ in loaded], deadline)
+        logits, *maps = (np.stack(output) for output in zip(*outputs, strict=True))
+        return Computed(logits=logits, attention=maps[0] if maps else None, parts=[part for _, part in loaded])
 
-    async def _load(self, i: int, image: bytes | np.ndarray) -> np.ndarray:
+    async def _load(self, i: int, image: bytes | np.ndarray) -> tuple[np.ndarray, Part]:
         if isinstance(image, np.ndarray):
-            return image
+            return image, (0.0, 0.0, 1.0, 1.0)
 
-        def load() -> np.ndarray:
-            return load_image(image, self.transform, max_pixels=self.limits.max_pixels, number=i)
+        def load() -> tuple[np.ndarray, Part]:
+            array, source = load_image(image, self._transform, max_pixels=self.limits.max_pixels, number=i)
+            return array, self.preprocessing.seen_part(source)
 
         return await asyncio.get_running_loop().run_in_executor(self._decoders, load)
 
-    async def _computed(self, request: Request, images: Sequence[np.ndarray], deadline: float) -> np.ndarray:
-        """Waits for the images' logits, unless the client goes or the time is over; then they are not computed."""
+    async def _outputs(self, request: Request, images: Sequence[np.ndarray], deadline: float) -> list[Outputs]:
+        """Waits for the images' outputs, unless the client goes or the time is over; then they are not computed."""
         answers = [self.batcher.submit(image) for image in images]
         both = asyncio.ensure_future(asyncio.gather(*answers))
         gone = asyncio.create_task(_until_gone(request))
@@ -102,7 +120,7 @@ class Classifier:
             waited: set[asyncio.Future[Any]] = {both, gone}
             done, _ = await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if both in done:
-                return np.stack(both.result())
+                return both.result()
             if gone in done:
                 raise RequestError(400, "the client has gone")
             raise RefusedError("the images were not computed in time", retry_after=self.batcher.expected_wait())

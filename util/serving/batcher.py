@@ -40,10 +40,14 @@ class Listeners:
     failure: Callable[[StartError], object] = lambda error: None
 
 
+# of one image: logits (K,), then its attention map (rows, columns) where the program returns one
+Outputs = tuple[np.ndarray, ...]
+
+
 @dataclass(frozen=True)
 class _Waiting:
     image: np.ndarray  # float32 (C, H, W)
-    answer: "asyncio.Future[np.ndarray]"
+    answer: "asyncio.Future[Outputs]"
 
 
 @dataclass
@@ -139,8 +143,8 @@ class Batcher:
         finally:
             self._held -= count
 
-    def submit(self, image: np.ndarray) -> "asyncio.Future[np.ndarray]":
-        """Returns what will be an image's logits (K,), or a RefusedError. Cancelled, it is not computed any more."""
+    def submit(self, image: np.ndarray) -> "asyncio.Future[Outputs]":
+        """Returns what will be an image's outputs, or a RefusedError. Cancelled, it is not computed any more."""
         waiting = _Waiting(image, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         self._wake.set()
@@ -193,7 +197,7 @@ class Batcher:
                 self._wake.set()
             begun = time.perf_counter()
             try:
-                logits = await self._run(seat, [waiting.image for waiting in batch])
+                outputs = await self._run(seat, [waiting.image for waiting in batch])
             except EngineError as error:
                 for waiting in batch:
                     if not waiting.answer.done():
@@ -204,11 +208,11 @@ class Batcher:
                 return str(error)
             self._note_speed(len(batch), time.perf_counter() - begun)
             seat.deaths = 0
-            for waiting, row in zip(batch, logits, strict=True):
+            for waiting, of_image in zip(batch, zip(*outputs, strict=True), strict=True):
                 if not waiting.answer.done():
-                    waiting.answer.set_result(row)
+                    waiting.answer.set_result(of_image)
 
-    async def _run(self, seat: _Seat, images: Sequence[np.ndarray]) -> np.ndarray:
+    async def _run(self, seat: _Seat, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Runs a batch; an engine that takes longer than any request may is stuck, and killed."""
         running = asyncio.get_running_loop().run_in_executor(seat.thread, seat.engine.run, images)
         done, _ = await asyncio.wait({running}, timeout=self.deadline + PATIENCE)

@@ -1,16 +1,31 @@
 """The forms of requests and answers, for the OpenAPI document."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+
+class Attention(BaseModel):
+    """Where in an image the class token of the last block looked, the mean of its heads, on a grid.
+
+    The grid lies over `box`, the part of the picture that the model saw: left, top, right, bottom as fractions of the
+    picture's width and height, as its pixels are stored, before any EXIF orientation. `values` are its cells row by
+    row, divided by the greatest.
+    """
+
+    rows: Annotated[int, Field(ge=1)]
+    cols: Annotated[int, Field(ge=1)]
+    values: list[Annotated[float, Field(ge=0, le=1)]]
+    box: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=4, max_length=4)]
 
 
 class OnePrediction(BaseModel):
-    """The best classes of one image, scores descending."""
+    """The best classes of one image, scores descending; `attention` where it was asked for."""
 
     class_ids: list[int]
     scores: list[float]
     label_names: list[str]
+    attention: Attention | None = None
 
 
 class Answer(BaseModel):
@@ -54,6 +69,7 @@ class Model(BaseModel):
     card: ModelCard
     versions: dict[str, str]
     sha256: dict[str, str]
+    attention: bool
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -119,6 +135,12 @@ _TENSOR = {
     },
     "required": ["name", "datatype", "shape"],
 }
+# Without any, the logits; `attention` where the model's metadata has it.
+_OUTPUT = {
+    "type": "object",
+    "properties": {"name": {"enum": ["logits", "attention"]}, "parameters": {"type": "object"}},
+    "required": ["name"],
+}
 INFER: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -129,6 +151,7 @@ INFER: dict[str, Any] = {
                     "properties": {
                         "id": {"type": "string"},
                         "inputs": {"type": "array", "items": _TENSOR, "minItems": 1, "maxItems": 1},
+                        "outputs": {"type": "array", "items": _OUTPUT, "maxItems": 2},
                     },
                     "required": ["inputs"],
                 }

@@ -2,7 +2,7 @@
 
 Paddle Inference holds Python's lock while it computes, gives wrong answers when threads share a predictor, and takes
 the process along when it crashes. So the server has its predictors in processes: images go there through memory that
-both share, logits come back through a pipe.
+both share, logits and attention maps come back through a pipe.
 
     python -m util.serving.engine_process PIPE MEMORY    (numbers of open files; the server starts it so)
 """
@@ -101,21 +101,23 @@ class EngineProcess:
             self.kill()
             raise StartError(reply["error"], reply["exit_code"])
 
-    def run(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns the logits (B, K) of images, float32 (C, H, W) each, at most `max_batch`. Else an EngineError."""
+    def run(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns all outputs, as `Forward.outputs` does, for images, float32 (C, H, W) each, at most `max_batch`.
+
+        Else an EngineError.
+        """
         assert self._pipe is not None
         with self._lock:
             for place, image in zip(self._images, images, strict=False):
                 np.copyto(place, image)
             try:
                 self._pipe.send_bytes(len(images).to_bytes(4, "little"))
-                shape = json.loads(self._pipe.recv_bytes())
-                if "error" in shape:
-                    raise EngineError(shape["error"])
-                logits = np.frombuffer(self._pipe.recv_bytes(), np.float32).reshape(shape["shape"])
+                reply = json.loads(self._pipe.recv_bytes())
+                if "error" in reply:
+                    raise EngineError(reply["error"])
+                return [np.frombuffer(self._pipe.recv_bytes(), np.float32).reshape(s) for s in reply["shapes"]]
             except (EOFError, OSError):
                 raise EngineError(f"the engine's process ended: {self._last_words()}") from None
-        return logits
 
     def kill(self) -> None:
         """Ends the process at once; who waits in `run` gets an EngineError."""
@@ -189,12 +191,13 @@ def serve_engine(pipe: Connection, file: int) -> None:
         except EOFError:  # the server has gone
             return
         try:
-            logits = np.ascontiguousarray(forward(images[:count]), np.float32)
+            outputs = [np.ascontiguousarray(output, np.float32) for output in forward.outputs(images[:count])]
         except UserError as error:
             pipe.send_bytes(json.dumps({"error": str(error)}).encode())
             continue
-        pipe.send_bytes(json.dumps({"shape": logits.shape}).encode())
-        pipe.send_bytes(logits.tobytes())
+        pipe.send_bytes(json.dumps({"shapes": [output.shape for output in outputs]}).encode())
+        for output in outputs:
+            pipe.send_bytes(output.tobytes())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The Open Inference Protocol over HTTP, which Triton and KServe speak and `tritonclient[http]` calls.
 
 Two models stand for one: NAME takes tensors, float32 (B, C, H, W), as the exported program does; NAME_files takes image
-files, which are decoded here. Both return logits, float32 (B, K). Tensors travel as JSON or, as the binary extension
+files, which are decoded here. Both return logits, float32 (B, K), and, if the export has maps and they are asked for by
+name, `attention`, float32 (B, rows, columns). Tensors travel as JSON or, as the binary extension
 says, as bytes behind it: `Inference-Header-Content-Length` tells where the JSON ends, and texts (BYTES) have their
 length before them, as four bytes. With the classification extension, an output is the best classes, as texts
 `value:index:name`.
@@ -22,38 +23,62 @@ from util.serving.requests import RequestError
 
 HEADER_LENGTH = "inference-header-content-length"
 FILES = "_files"  # behind the name of the model that takes files
-IMAGES, LOGITS = "images", "logits"
+IMAGES, LOGITS, ATTENTION = "images", "logits", "attention"
 VERSION = "1"
 EXTENSIONS = ("classification", "binary_tensor_data")
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferRequest:
-    """What a request asks for: image files or images, float32 (C, H, W); and in which form it wants the logits.
+class Wanted:
+    """An output that is asked for. classes: as many best classes instead of all logits, 0: as it is. binary: as bytes.
 
-    classes: as many best classes instead of all logits; 0: the logits. binary: behind the JSON.
+    Bytes stand behind the JSON.
     """
+
+    name: str = LOGITS
+    classes: int = 0
+    binary: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferRequest:
+    """What a request asks for: image files or images, float32 (C, H, W); and the outputs, in the answer's order."""
 
     id: str | None
     files: list[bytes] | None
     images: list[np.ndarray] | None
-    classes: int
-    binary: bool
+    outputs: list[Wanted]
 
 
-def metadata(name: str, *, image_shape: tuple[int, int, int], num_classes: int, takes_files: bool) -> dict[str, Any]:
-    """Returns what the protocol tells of a model."""
+def metadata(
+    name: str,
+    *,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    takes_files: bool,
+    attention: tuple[int, ...] | None = None,
+) -> dict[str, Any]:
+    """Returns what the protocol tells of a model; attention: rows and columns of its maps, None without."""
+    outputs = [{"name": LOGITS, "datatype": "FP32", "shape": [-1, num_classes]}]
+    if attention is not None:
+        outputs.append({"name": ATTENTION, "datatype": "FP32", "shape": [-1, *attention]})
     given = {"name": IMAGES, "datatype": "BYTES", "shape": [-1]}
     if not takes_files:
         given |= {"datatype": "FP32", "shape": [-1, *image_shape]}
     return {
         "name": name + FILES if takes_files else name, "versions": [VERSION], "platform": "paddle_cvt",
-        "inputs": [given], "outputs": [{"name": LOGITS, "datatype": "FP32", "shape": [-1, num_classes]}],
+        "inputs": [given], "outputs": outputs,
     }  # fmt: skip
 
 
 def read_request(
-    headers: Any, body: bytes, *, image_shape: tuple[int, int, int], takes_files: bool, max_images: int
+    headers: Any,
+    body: bytes,
+    *,
+    image_shape: tuple[int, int, int],
+    takes_files: bool,
+    max_images: int,
+    has_attention: bool = False,
 ) -> InferRequest:
     """Returns what a request for inference asks for; anything that the protocol does not allow is a RequestError."""
     size = headers.get(HEADER_LENGTH, str(len(body)))
@@ -71,7 +96,7 @@ def read_request(
         raise RequestError(400, "the request has no image")
     if shape[0] > max_images:
         raise RequestError(413, f"a request may have up to {max_images} images")
-    classes, binary = _outputs(values)
+    outputs = _outputs(values, [LOGITS, ATTENTION] if has_attention else [LOGITS])
     files = images = None
     if takes_files:
         if len(shape) != 1:
@@ -84,7 +109,7 @@ def read_request(
     number = values.get("id")
     if number is not None and not isinstance(number, str):
         raise RequestError(400, "the id is a text")
-    return InferRequest(id=number, files=files, images=images, classes=classes, binary=binary)
+    return InferRequest(id=number, files=files, images=images, outputs=outputs)
 
 
 def _table(value: Any, what: str) -> dict[str, Any]:
@@ -117,7 +142,8 @@ def _input(given: dict[str, Any], binary: memoryview, *, datatype: str) -> tuple
 def _floats(data: Any, shape: tuple[int, ...]) -> np.ndarray:
     count = math.prod(shape)
     try:
-        values = np.frombuffer(data, "<f4") if isinstance(data, memoryview) else np.array(data, np.float32).ravel()
+        with np.errstate(over="ignore"):  # what overflows is refused below, without a line in the log
+            values = np.frombuffer(data, "<f4") if isinstance(data, memoryview) else np.array(data, np.float32).ravel()
     except (ValueError, TypeError):
         raise RequestError(400, "the data are not numbers of float32") from None
     if values.size != count:
@@ -152,46 +178,60 @@ def _texts(data: Any, count: int) -> list[bytes]:
     return found
 
 
-def _outputs(values: dict[str, Any]) -> tuple[int, bool]:
-    """Returns as how many best classes the logits are asked for, 0 as they are, and whether as bytes."""
+def _outputs(values: dict[str, Any], known: Sequence[str]) -> list[Wanted]:
+    """Returns the outputs that are asked for; the logits where none is."""
     all_binary = bool(_table(values.get("parameters", {}), "parameters").get("binary_data_output", False))
     outputs = _list(values.get("outputs", []), "outputs")
     if not outputs:
-        return 0, all_binary
-    if len(outputs) != 1 or _table(outputs[0], "an output").get("name") != LOGITS:
-        raise RequestError(400, f'the model has one output, "{LOGITS}"')
-    parameters = _table(outputs[0].get("parameters", {}), "parameters")
+        return [Wanted(binary=all_binary)]
+    names = [_table(output, "an output").get("name") for output in outputs]
+    if any(name not in known for name in names) or len(set(names)) < len(names):
+        has_maps = ATTENTION in known
+        which = f'two outputs, "{LOGITS}" and "{ATTENTION}", each once' if has_maps else f'one output, "{LOGITS}"'
+        raise RequestError(400, f"the model has {which}")
+    return [_wanted(output, all_binary=all_binary) for output in outputs]
+
+
+def _wanted(output: dict[str, Any], *, all_binary: bool) -> Wanted:
+    parameters = _table(output.get("parameters", {}), "parameters")
     classes = parameters.get("classification", 0)
     if type(classes) is not int or classes < 0:
         raise RequestError(400, "classification is a number of classes")
-    return classes, bool(parameters.get("binary_data", all_binary))
+    if classes and output["name"] != LOGITS:
+        raise RequestError(400, f'classification is for "{LOGITS}"')
+    return Wanted(name=output["name"], classes=classes, binary=bool(parameters.get("binary_data", all_binary)))
 
 
 def answer(
-    request: InferRequest, name: str, logits: np.ndarray, class_names: Sequence[str]
+    request: InferRequest, name: str, arrays: dict[str, np.ndarray], class_names: Sequence[str]
 ) -> tuple[bytes, dict[str, str]]:
-    """Returns the body and headers of an answer with the logits (B, K)."""
-    if request.classes:
-        texts = _best(logits, request.classes, class_names)
-        output: dict[str, Any] = {"name": LOGITS, "datatype": "BYTES", "shape": [len(texts), len(texts[0])]}
+    """Returns the body and headers of an answer. arrays: by output, logits (B, K) and attention (B, rows, columns)."""
+    written = [_written(wanted, arrays[wanted.name], class_names) for wanted in request.outputs]
+    values = {"model_name": name, "model_version": VERSION, "outputs": [output for output, _ in written]}
+    if request.id is not None:
+        values["id"] = request.id
+    text = json.dumps(values, ensure_ascii=False).encode()
+    if not any(wanted.binary for wanted in request.outputs):
+        return text, {"Content-Type": "application/json"}
+    behind = b"".join(data for _, data in written)
+    return text + behind, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
+
+
+def _written(wanted: Wanted, array: np.ndarray, class_names: Sequence[str]) -> tuple[dict[str, Any], bytes]:
+    """Returns what the JSON says of an output, and what stands behind it, in bytes."""
+    if wanted.classes:
+        texts = _best(array, wanted.classes, class_names)
+        output: dict[str, Any] = {"name": wanted.name, "datatype": "BYTES", "shape": [len(texts), len(texts[0])]}
         flat = [text for row in texts for text in row]
         data: Any = flat
         binary = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in flat)
     else:
-        output = {"name": LOGITS, "datatype": "FP32", "shape": list(logits.shape)}
-        binary = logits.astype("<f4").tobytes()
-        data = [] if request.binary else logits.ravel().tolist()
-    if request.binary:
-        output["parameters"] = {"binary_data_size": len(binary)}
-    else:
-        output["data"] = data
-    values = {"model_name": name, "model_version": VERSION, "outputs": [output]}
-    if request.id is not None:
-        values["id"] = request.id
-    text = json.dumps(values, ensure_ascii=False).encode()
-    if not request.binary:
-        return text, {"Content-Type": "application/json"}
-    return text + binary, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
+        output = {"name": wanted.name, "datatype": "FP32", "shape": list(array.shape)}
+        binary = array.astype("<f4").tobytes()
+        data = [] if wanted.binary else array.ravel().tolist()
+    if wanted.binary:
+        return output | {"parameters": {"binary_data_size": len(binary)}}, binary
+    return output | {"data": data}, b""
 
 
 def _best(logits: np.ndarray, classes: int, class_names: Sequence[str]) -> list[list[str]]:

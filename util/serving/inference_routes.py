@@ -9,7 +9,16 @@ from starlette.responses import JSONResponse, Response
 
 from util.serving.app_state import Classifier
 from util.serving.documents import ERRORS, INFER
-from util.serving.inference_protocol import EXTENSIONS, FILES, VERSION, answer, metadata, read_request
+from util.serving.inference_protocol import (
+    ATTENTION,
+    EXTENSIONS,
+    FILES,
+    LOGITS,
+    VERSION,
+    answer,
+    metadata,
+    read_request,
+)
 from util.serving.requests import RequestError, read_body
 
 
@@ -43,7 +52,13 @@ def create_router(classifier: Classifier) -> APIRouter:
 
     def described(model: str, version: str) -> dict[str, Any]:
         takes_files = known(model, version)
-        return metadata(name, image_shape=shape, num_classes=manifest.num_classes, takes_files=takes_files)
+        return metadata(
+            name,
+            image_shape=shape,
+            num_classes=manifest.num_classes,
+            takes_files=takes_files,
+            attention=manifest.attention,
+        )
 
     async def inferred(request: Request, model: str, version: str) -> Response:
         deadline = asyncio.get_running_loop().time() + classifier.limits.seconds
@@ -56,10 +71,14 @@ def create_router(classifier: Classifier) -> APIRouter:
             image_shape=shape,
             takes_files=takes_files,
             max_images=classifier.limits.max_images,
+            has_attention=manifest.attention is not None,
         )
         images: list[bytes | np.ndarray] = [*(asked.files or []), *(asked.images or [])]
-        logits = await classifier.logits(request, images, deadline)
-        content, headers = answer(asked, model, logits, classifier.class_names)
+        computed = await classifier.compute(request, images, deadline)
+        arrays = {LOGITS: computed.logits}
+        if computed.attention is not None:
+            arrays[ATTENTION] = computed.attention
+        content, headers = answer(asked, model, arrays, classifier.class_names)
         return Response(content, headers=headers)
 
     # the version is a part of the path, which may be left out; a default would make it a part of the query
@@ -79,7 +98,9 @@ def create_router(classifier: Classifier) -> APIRouter:
     async def version_metadata(model: str, version: str) -> dict[str, Any]:
         return described(model, version)
 
-    @router.post("/models/{model}/infer", responses=ERRORS, openapi_extra=INFER, summary="Logits of images")
+    @router.post(
+        "/models/{model}/infer", responses=ERRORS, openapi_extra=INFER, summary="Logits of images, and their maps"
+    )
     async def infer(request: Request, model: str) -> Response:
         return await inferred(request, model, VERSION)
 

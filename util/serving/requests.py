@@ -106,14 +106,17 @@ def _json_files(body: bytes) -> list[bytes]:
         raise RequestError(400, "images in JSON are texts in base64") from None
 
 
-def load_image(file: bytes, transform: Callable[[Any], np.ndarray], *, max_pixels: int, number: int) -> np.ndarray:
-    """Returns an image file as the model takes it, float32 (C, H, W).
+def load_image(
+    file: bytes, transform: Callable[[Any], np.ndarray], *, max_pixels: int, number: int
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Returns an image file as the model takes it, float32 (C, H, W), and the picture's height and width.
 
     number: of the image within the request, for the reason. No image is a 415, too many pixels, which the head of the
     file says, a 413, and one that cannot be decoded a 422.
     """
     try:
-        return transform(decode_image(file, name=f"image {number}", max_pixels=max_pixels))
+        picture = decode_image(file, name=f"image {number}", max_pixels=max_pixels)
+        return transform(picture), (picture.height, picture.width)
     except ImageError as error:
         status = {"is not an image": 415, "has": 413}
         found = next((code for start, code in status.items() if error.reason.startswith(start)), 422)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.reference import GOLDEN, picture
-from util.data.transforms import eval_transform, normalise, to_size, train_transform
+from util.data.transforms import eval_transform, normalise, seen_part, to_size, train_transform
 
 
 def _rng(seed: int = 3) -> np.random.Generator:
@@ -90,6 +90,46 @@ def test_what_is_not_rgb_uint8_is_refused(name: str) -> None:
         eval_transform(input_size=4)(image)
     with pytest.raises(ValueError, match="an image is"):
         train_transform(input_size=4)(image, _rng())
+
+
+# --- which part of a picture is seen
+
+PARTS: list[tuple[tuple[int, int], dict[str, Any], tuple[float, float, float, float]]] = [  # left, top, right, bottom
+    ((375, 500), {}, (58 / 341, 16 / 256, 282 / 341, 240 / 256)),  # 256 x 341; (341 - 224) / 2 = 58.5 -> 58
+    ((500, 375), {}, (16 / 256, 58 / 341, 240 / 256, 282 / 341)),
+    ((50, 50), {}, (1 / 16, 1 / 16, 15 / 16, 15 / 16)),
+    ((60, 80), {"crop_pct": 1.0}, (37 / 298, 0.0, 261 / 298, 1.0)),
+    ((100, 100), {"input_size": (3, 32, 64), "crop_pct": 1.0}, (0.0, 0.25, 1.0, 0.75)),
+    ((4, 4000), {}, (127888 / 256000, 1 / 16, 128112 / 256000, 15 / 16)),
+    ((3, 9000), {}, (383888 / 768000, 1 / 16, 384112 / 768000, 15 / 16)),  # the crop alone is resized
+    ((4000, 4), {}, (1 / 16, 127888 / 256000, 15 / 16, 128112 / 256000)),
+    ((375, 500), {"crop_mode": "squash"}, (0.0, 0.0, 1.0, 1.0)),
+    ((4, 4000), {"crop_mode": "squash"}, (0.0, 0.0, 1.0, 1.0)),
+]
+
+
+@pytest.mark.parametrize(("source", "options", "expected"), PARTS)
+def test_the_part_of_a_picture_that_is_seen(
+    source: tuple[int, int], options: dict[str, Any], expected: tuple[float, float, float, float]
+) -> None:
+    chosen: dict[str, Any] = {"input_size": 224, "crop_pct": 0.875, "crop_mode": "center"} | options
+    assert seen_part(source, **chosen) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("source", [(300, 400), (400, 300), (250, 250), (80, 3000)])
+@pytest.mark.parametrize("options", [{}, {"crop_pct": 0.5}, {"input_size": (32, 96)}, {"crop_mode": "squash"}])
+def test_that_part_is_what_the_transform_takes(source: tuple[int, int], options: dict[str, Any]) -> None:
+    chosen: dict[str, Any] = {"input_size": 64, "crop_pct": 0.875, "crop_mode": "center"} | options
+    levels = np.zeros((*source, 3), np.uint8)  # each pixel says where in the picture it lies
+    levels[..., 0], levels[..., 1] = (256 * (np.indices(source)[i] + 0.5) / source[i] for i in (0, 1))
+    image = eval_transform(**chosen, interpolation="bilinear", mean=(0.0,) * 3, std=(1 / 256,) * 3)(levels)
+    left, top, right, bottom = seen_part(source, **chosen)
+    for line, start, end in ((image[0, :, 5], top, bottom), (image[1, 5], left, right)):
+        places = (np.arange(len(line)) + 0.5) / len(line)
+        wanted = 256 * (start + (end - start) * places)
+        inner = slice(2, -2)  # the filter reaches over a picture's edge
+        assert np.abs(line - wanted)[inner].max() < 2.5
+        assert np.abs(line - 256 * places)[inner].max() > 2.5 or (start, end) == (0.0, 1.0)
 
 
 # --- grey

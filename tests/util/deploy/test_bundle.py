@@ -127,17 +127,19 @@ def test_the_layout_of_a_manifest_is_free(bundle: Path) -> None:
 
 def test_a_manifest_of_before_the_hash_asks_for_another_export(bundle: Path) -> None:
     edit(bundle, lambda m: (m.pop(OWN_HASH), m.update(version=1)))
-    with pytest.raises(WeightsError, match=r"export\.json: written in version 1; this code reads 2 to 4: export again"):
+    with pytest.raises(WeightsError, match=r"export\.json: written in version 1; this code reads 2 to 5: export again"):
         read_manifest(bundle)
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_a_manifest_of_before_is_read(version: int, bundle: Path) -> None:
     expected = read_manifest(bundle)
     before = replace(expected, version=version)
     before.write(bundle)
     values = json.loads((bundle / MANIFEST).read_text())
-    del values["card"]
+    del values["attention"]
+    if version < 4:
+        del values["card"]
     (bundle / MANIFEST).write_text(json.dumps(values | {OWN_HASH: content_sha256(values)}))
     assert read_manifest(bundle) == before
 
@@ -222,4 +224,17 @@ def test_a_card_of_another_form_is_damage(card: dict[str, Any], bundle: Path) ->
         values = json.loads((bundle / MANIFEST).read_text())
         edit(bundle, lambda m: m.update({OWN_HASH: content_sha256(values)}))
     with pytest.raises(WeightsError, match=r"export\.json: damaged: .*(card|Card)"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (7, 9), None])
+def test_the_grid_of_an_attention_map_comes_back(grid: tuple[int, int] | None, bundle: Path) -> None:
+    replace(read_manifest(bundle), attention=grid).write(bundle)
+    assert load_bundle(bundle).manifest.attention == grid
+
+
+@pytest.mark.parametrize("grid", [(14,), (14, 14, 14), (0, 14), (14.0, 14), (True, 14), (None, 14), "ab", (), 14, True])
+def test_an_attention_map_of_another_form_is_damage(grid: Any, bundle: Path) -> None:
+    replace(read_manifest(bundle), attention=grid).write(bundle)
+    with pytest.raises(WeightsError, match=r"export\.json: damaged: "):
         load_bundle(bundle)

@@ -11,7 +11,9 @@ import pytest
 from paddle import nn
 
 from models import create_model
+from models.attention_maps import Attended, attention_probabilities
 from models.deploy import deployed
+from models.saliency import class_attention, watch
 from util.data.images import decode_image
 from util.data.preprocessing import resolve_preprocessing
 from util.deploy import engines
@@ -26,6 +28,7 @@ from util.deploy.engines import (
 )
 from util.deploy.export import export
 from util.deploy.manifest import Manifest, read_manifest
+from util.deploy.onnx_export import _input_and_weighted_nodes
 from util.errors import UsageError, WeightsError
 from util.options import PreprocessOptions
 
@@ -42,6 +45,8 @@ def model() -> nn.Layer:
     model = create_model("cvt_nano_32x32", num_classes=4)
     rng = np.random.default_rng(0)
     model.head.weight.set_value(rng.standard_normal((64, 4)).astype(np.float32))  # classes that are told apart
+    last = model.stage2.blocks[-1].attn.proj_q.weight
+    last.set_value(-20 * last)  # as are places, in the map of the last block
     model.eval()
     return model
 
@@ -79,6 +84,67 @@ def test_an_engine_gives_the_models_logits_at_any_batch(
         given = images(number, seed=number)
         expected = model(paddle.to_tensor(given)).numpy()
         np.testing.assert_allclose(forward(given), expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+@pytest.fixture(scope="module")
+def attended(model: nn.Layer, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same export with attention maps."""
+    target = tmp_path_factory.mktemp("attended")
+    export(
+        model, replace(read_manifest(folder), sha256={}, int8={}), target, threads=1, sizes=[(32, 32)],
+        form=deployed(model, attention=True), attended=Attended(model),
+        calibration=Calibration(images=images(24, 1), held_out=images(24, 2)),
+    )  # fmt: skip
+    return target
+
+
+PLACES = [
+    ("paddle", "model.json"), ("paddle", "model.pdmodel"), ("paddle-openvino", "model.pdmodel"),
+    ("openvino", "model.pdmodel"), ("openvino", ONNX), ("onnxruntime", ONNX),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "program"), PLACES)
+def test_an_engine_gives_the_models_map_beside_the_same_logits(
+    name: str, program: str, model: nn.Layer, folder: Path, attended: Path
+) -> None:
+    engine = Engine(name=name, precision="fp32", programs=(program,))  # type: ignore[arg-type]
+    plain, both = (
+        start_engine(engine, load_bundle(place).program((program,)), device="cpu", threads=1, onednn=True)
+        for place in (folder, attended)
+    )
+    for number in (3, 1):
+        given = 4 * images(number, seed=number)
+        watched = watch(model, paddle.to_tensor(given))
+        expected = class_attention(watched).mean(1)
+        assert expected.std() > 0.01 * expected.mean(), "a map that shows something"
+        logits, maps = both.outputs(given)
+        assert (maps.shape, maps.dtype) == ((number, 4, 4), np.float32)
+        np.testing.assert_allclose(maps, expected, rtol=0, atol=1e-5)
+        last = attention_probabilities(watched.path.last.attn, watched.read[-1], watched.grid)  # (B, h, T, S)
+        own = last[:, :, 0, 0].mean(1).numpy()  # of the class token to itself
+        np.testing.assert_allclose(maps.sum((1, 2)), 1.0 - own, rtol=0, atol=1e-5)
+        assert len(plain.outputs(given)) == 1
+        scale = max(1.0, float(np.abs(logits).max()))
+        np.testing.assert_allclose(logits, plain(given), rtol=0, atol=1e-6 * scale)
+        np.testing.assert_array_equal(both(given), logits)
+
+
+def test_int8_quantises_the_same_products_with_a_map_and_without(folder: Path, attended: Path) -> None:
+    (_, plain), (_, both) = (_input_and_weighted_nodes(place / ONNX) for place in (folder, attended))
+    assert len(plain) > 20
+    assert len(both) == len(plain)  # and not those that lay keys out over tokens
+
+
+def test_int8_has_the_map_too(model: nn.Layer, attended: Path) -> None:
+    engine = choose_engine("auto", "int8", device="cpu", given=None, onednn=True)
+    forward = start_engine(engine, load_bundle(attended).program(engine.programs), device="cpu", threads=1, onednn=True)
+    given = images(24, seed=2)
+    _, maps = forward.outputs(given)
+    expected = class_attention(watch(model, paddle.to_tensor(given))).mean(1)
+    error = np.abs(maps - expected).mean() / expected.std()
+    assert 1e-5 < error < 0.1
+    assert read_manifest(attended).int8["agreement"] > 0.9
 
 
 def test_int8_gives_nearly_the_models_logits_and_the_agreement_is_noted(model: nn.Layer, folder: Path) -> None:

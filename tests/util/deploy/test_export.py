@@ -12,9 +12,10 @@ import pytest
 from paddle import nn
 
 from models import convit, create_model, cvt, list_models, model_info, vit
+from models.attention_maps import Attended
 from models.deploy import deployed
 from util.data.preprocessing import resolve_preprocessing
-from util.deploy.bundle import PARAMS
+from util.deploy.bundle import PARAMS, PROGRAMS
 from util.deploy.export import export
 from util.deploy.manifest import MANIFEST, Manifest, read_manifest
 from util.errors import MismatchError, MissingInputError, NonFiniteLossError, OutputError, WeightsError
@@ -88,6 +89,72 @@ def test_a_form_that_is_not_the_model_is_refused(tmp_path: Path) -> None:
         export(
             model, describe("vit_s_16_224", model), tmp_path, threads=1, sizes=[(64, 64)], form=deployed(other.eval())
         )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "fold"),
+    [("cvt_13_224x224", True), ("convit_tiny", True), ("cvt_13_224x224", False), ("vit_s_16_224", False)],
+)
+def test_every_family_exports_with_its_attention(name: str, fold: bool, tmp_path: Path) -> None:
+    model = thin(name)
+    scramble(model)
+    size = (64, 96) if name.startswith("cvt") else (64, 64)
+    differences = export(
+        model, describe(name, model, size), tmp_path, threads=1, sizes=[size],
+        form=deployed(model, attention=True) if fold else None, attended=Attended(model),
+    )  # fmt: skip
+    assert set(differences) == set(PROGRAMS)  # with their maps, within 1e-5
+    assert read_manifest(tmp_path).attention == (size[0] // 16, size[1] // 16)
+    if not fold:  # still weights
+        tensors = read_weights(tmp_path).tensors
+        assert tensors.keys() == model.state_dict().keys()
+        for key, value in model.state_dict().items():
+            np.testing.assert_array_equal(tensors[key], value.numpy())
+
+
+def test_a_model_can_be_exported_again(tmp_path: Path) -> None:
+    """Paddle counts names from 0 after a program in the old format, and then gives names twice."""
+    model = thin("vit_s_16_224")
+    scramble(model)
+    for folder in ("first", "second"):
+        form = deployed(model)
+        names = [parameter.name for parameter in form.parameters()]
+        assert len(set(names)) == len(names)
+        export(model, describe("vit_s_16_224", model), tmp_path / folder, threads=1, sizes=[(64, 64)], form=form)
+
+
+class Changed(nn.Layer):
+    """A form with attention, one output of which is not the model's."""
+
+    def __init__(self, form: nn.Layer, fault: str) -> None:
+        super().__init__()
+        self.form, self.fault = form, fault
+
+    def forward(self, x: paddle.Tensor) -> Any:
+        logits, maps = self.form(x)
+        if self.fault == "map":
+            maps = 1.01 * maps
+        return (maps, logits) if self.fault == "order" else (logits, maps)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("map", r"model\.json's attention map differs from the model by "),
+        ("order", r"model\.json differs from the model by inf"),
+    ],
+)
+def test_an_output_that_is_not_the_models_is_refused(fault: str, message: str, tmp_path: Path) -> None:
+    model = thin("vit_s_16_224")
+    scramble(model)
+    form = Changed(deployed(model, attention=True), fault)
+    form.eval()
+    with pytest.raises(MismatchError, match=message):
+        export(
+            model, describe("vit_s_16_224", model), tmp_path, threads=1, sizes=[(64, 64)], form=form,
+            attended=Attended(model),
+        )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
 

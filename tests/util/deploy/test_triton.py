@@ -1,6 +1,7 @@
 """The model repository that --format triton writes."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import onnxruntime
 from models import create_model
 from tests.scripts.run import last_error, run
 from util.deploy.bundle import ONNX, load_bundle
+from util.deploy.manifest import Manifest
+from util.deploy.triton import _config
 
 
 def test_a_model_repository(tmp_path: Path) -> None:
@@ -33,3 +36,17 @@ def test_a_model_repository(tmp_path: Path) -> None:
     assert load_bundle(place / "1").program((ONNX,)).path == place / "1/model.onnx"
     refused = run("export_model.py", *common, "--format", "triton", "--output", "models.zip", cwd=tmp_path, code=2)
     assert "--format triton writes a folder" in last_error(refused)
+
+
+def test_the_repository_lists_the_attention_map(tmp_path: Path) -> None:
+    manifest = Manifest(
+        model="a", input_shape=(None, 3, 32, 48), input_dtype="float32", num_classes=7, class_names=("x",) * 7,
+        preprocess={}, sha256={}, versions={}, attention=(4, 6),
+    )  # fmt: skip
+    outputs = _config(manifest, "given", ["first", "second"]).partition("output [")[2]
+    assert re.findall(r'name: "([^"]+)" data_type: TYPE_FP32 dims: \[ ([^]]+) \]', outputs) == [
+        ("first", "7"), ("second", "4, 6"),
+    ]  # fmt: skip
+    without = _config(replace(manifest, attention=None), "given", ["first"]).partition("output [")[2]
+    assert re.findall(r'(?<!\w)name: "([^"]+)"', without) == ["first"]
+    assert outputs.replace("\n", "").count("},  {") == 1

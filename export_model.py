@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = settings.export
     onnx = chosen.format != "paddle"
     if onnx or chosen.int8 is not None:
-        check_packages(int8=chosen.int8 is not None)
+        check_packages()
     calibration = None
     if chosen.int8 is not None:
         calibration = read_calibration(chosen.int8, trained.preprocessing.transform(), at_most=chosen.int8_images)

@@ -248,7 +248,7 @@ def progress_bar(total: int, *, done: int = 0) -> Iterator[Callable[[int], objec
     if sys.stderr is None or not sys.stderr.isatty() or find_spec("tqdm") is None:
         yield lambda count: None
         return
-    from util.libraries import tqdm
+    from tqdm import tqdm
 
     with tqdm(total=total, initial=done, unit=" images", leave=False) as bar:
         yield bar.update

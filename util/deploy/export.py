@@ -100,7 +100,7 @@ def export(
     _check_finite(model)
     onnx = onnx or calibration is not None
     if onnx:
-        check_packages(int8=calibration is not None)
+        check_packages()
     whole = model if attended is None else attended
     if attended is not None:
         manifest = replace(manifest, attention=_map_grid(attended, manifest))

@@ -1,6 +1,6 @@
 """The ONNX forms of an export: `model.onnx`, and `model.int8.onnx` by quantisation after training.
 
-Needs paddle2onnx, and onnx and ONNX Runtime for int8; all are optional and imported when they are asked for.
+Needs paddle2onnx, onnx and ONNX Runtime; all are optional and imported when they are asked for.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ from util.deploy.manifest import Manifest
 from util.errors import UsageError
 
 OPSET = 17  # the first with LayerNormalization
+OUTPUTS = ("logits", "attention")  # as serve.py names them, so that clients of Triton and of serve.py say the same
 QUANTISED = ("Conv", "Gemm", "MatMul")  # of those with a weight; attention, norms, softmax and sums stay float32
 
 
-def check_packages(*, int8: bool) -> None:
+def check_packages() -> None:
     """Refuses an export to ONNX without what it needs (UsageError)."""
-    needed = ("paddle2onnx", "onnx", "onnxruntime") if int8 else ("paddle2onnx", "onnxruntime")
-    missing = [name for name in needed if not is_installed(name)]
+    missing = [name for name in ("paddle2onnx", "onnx", "onnxruntime") if not is_installed(name)]
     if missing:
         raise UsageError(f"an export to ONNX needs {', '.join(missing)}: {REQUIREMENTS}")
 
@@ -39,6 +39,21 @@ def write_onnx(folder: Path) -> None:
         paddle2onnx.export(
             str(folder / PROGRAMS[0]), str(folder / PARAMS), str(folder / ONNX), opset_version=OPSET, verbose=False
         )
+    _name_outputs(folder / ONNX)
+
+
+def _name_outputs(program: Path) -> None:
+    """Names a program's outputs for what they are; Paddle's names are numbers."""
+    import onnx
+
+    model = onnx.load(str(program))
+    names = {output.name: name for output, name in zip(model.graph.output, OUTPUTS, strict=False)}
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for output in model.graph.output:
+        output.name = names[output.name]
+    onnx.save(model, str(program))
 
 
 @contextlib.contextmanager

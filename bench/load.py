@@ -31,6 +31,8 @@ class Client:
         """Sends an image, and returns what it was told; 0 as status where the connection broke."""
         begun = time.perf_counter()
         head = f"POST /v1/classify{query} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nX-Request-ID: {number}\r\n"
+        if self._streams is not None and self._streams[0].at_eof():  # idle for so long that the server closed it
+            self.close()
         try:
             if self._streams is None:
                 self._streams = await asyncio.open_connection("127.0.0.1", self._port)

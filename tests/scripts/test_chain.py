@@ -17,6 +17,11 @@ LOG_LINE = re.compile(
     r"loss: \d+\.\d{4} \(\d+\.\d{4}\)  time: \d+\.\d{4}  data: \d+\.\d{4}$"
 )
 
+EXPORTED = {
+    "model.json", "model.pdmodel", "model.pdiparams", "export.json",
+    "inference.yml", "inference.json", "inference.pdmodel", "inference.pdiparams",  # as PaddleX and PaddleClas want it
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -123,7 +128,7 @@ def test_predict_export_infer_agree(trained: Path) -> None:
     )
     assert len(re.findall(r"largest difference from the model \d\.\d\de-\d\d", done.stderr)) == 2
     names = {p.name for p in (trained / "out").iterdir()}
-    assert names == {"model.json", "model.pdmodel", "model.pdiparams", "export.json"}
+    assert names == EXPORTED
     manifest = json.loads((trained / "out/export.json").read_text())
     assert manifest["input_shape"] == [None, 3, 32, 32]
     assert manifest["class_names"] == ["n01440764", "n01440765", "n01440766"]
@@ -167,9 +172,7 @@ def test_onnx_and_int8(trained: Path) -> None:
     refused = run(*job, "--precision", "int8", cwd=trained, code=78)
     assert "the job had another precision" in refused.stderr
     run(*export, cwd=trained)  # what belongs to the export before goes
-    assert {path.name for path in (trained / "onnx").iterdir()} == {
-        "model.json", "model.pdmodel", "model.pdiparams", "export.json",
-    }  # fmt: skip
+    assert {path.name for path in (trained / "onnx").iterdir()} == EXPORTED
     refused = run("predict.py", "--infer_imgs", "imagenet/val", "--resume", "onnx", cwd=trained, code=65)
     assert "export with --no_fold" in refused.stderr
     run(*export, "--no_fold", cwd=trained)

@@ -226,7 +226,7 @@ def test_a_server_runs_it_and_refuses_what_has_changed_meanwhile(model: Classifi
     process = EngineProcess(spec)
     process.start()
     try:
-        found = process.run(list(images(2)))
+        [found] = process.run(list(images(2)))
     finally:
         process.close()
     np.testing.assert_allclose(found, model(paddle.to_tensor(images(2))).numpy(), rtol=0, atol=1e-5)

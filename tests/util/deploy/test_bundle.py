@@ -2,8 +2,7 @@
 
 import json
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,20 +40,6 @@ GREY = Manifest(
     numerics={"act": "gelu_tanh"},
     parameters=("norm1.weight", None, "norm2.weight"),
 )  # fmt: skip
-
-
-@pytest.fixture
-def patience() -> Iterator[None]:
-    """Ends a test that waits for the other end of a FIFO."""
-
-    def give_up(*_: object) -> None:
-        raise TimeoutError("still waiting")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(5)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

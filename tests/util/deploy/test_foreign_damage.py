@@ -2,9 +2,8 @@
 
 import os
 import shutil
-import signal
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +49,6 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     for name in (*PROGRAMS, "x.onnx"):
         assert load(copy / name).manifest.num_classes == 5
     return copy
-
-
-@pytest.fixture
-def patience() -> Iterator[None]:
-    """Ends a test that waits for the other end of a FIFO."""
-
-    def give_up(*_: object) -> None:
-        raise TimeoutError("still waiting")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(5)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 def load(path: Path, params: Path | None = None) -> Program:

@@ -57,12 +57,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     program, engine = chosen.program, chosen.engine
 
+    from util.serving.admission import Admission
+    from util.serving.api_key import ApiKey
     from util.serving.app import create_app
     from util.serving.app_state import Classifier, RequestLimits
     from util.serving.batcher import Batcher, Listeners
     from util.serving.engine_process import EngineProcess, EngineSpec
     from util.serving.metrics import Metrics
-    from util.serving.observed import say
+    from util.serving.observed import Journal, say
     from util.serving.protocol import Limits
     from util.serving.server import Holder, run, start_log
 
@@ -114,9 +116,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         image_shape=chosen.preprocessing.input_size, engine=f"{engine}, {chosen.device}",
         decode_threads=serve.decode_threads,
     )  # fmt: skip
-    app = create_app(classifier, metrics, api_key=read_key(serve.api_key_file), log_requests=serve.log_requests)
+    journal, key = Journal(metrics, serve.log_requests), ApiKey(read_key(serve.api_key_file))
+    app, admission = create_app(classifier, journal, key=key), Admission(classifier, journal, key)
     of_connections = Limits(request_seconds=serve.deadline, connections=serve.max_connections)
-    run(app, classifier, of_connections, host=serve.host, port=serve.port, drain=serve.drain, holder=holder)
+    run(app, classifier, admission, of_connections, host=serve.host, port=serve.port, drain=serve.drain, holder=holder)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,55 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Told:
-    """What one request was told: number of its image, status, answer, seconds from sending it."""
+    """What one request was told: number of its image, status, body, seconds from sending it, and when."""
 
     image: int
     status: int
-    values: Any
+    body: bytes
     seconds: float
+    at: float  # of time.perf_counter()
+
+    @property
+    def values(self) -> Any:
+        return json.loads(self.body)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, which costs little: clients share the machine with the server that is measured."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.is_open = True
+        self._data = b""
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+
+    def ask(self, request: bytes) -> asyncio.Future[tuple[int, bytes]]:
+        """Sends a request, and returns what will be its status and body, or a ConnectionError."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return self._answer
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        head, mark, body = self._data.partition(b"\r\n\r\n")
+        if not mark:
+            return
+        head = head.lower()
+        length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if len(body) < length:
+            return
+        self._data = body[length:]
+        if b"connection: close" in head:
+            self.is_open = False
+            self.transport.close()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result((int(head[9:12]), body[:length]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionError("the server closed the connection"))
 
 
 class Client:
@@ -25,33 +68,26 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._connection: _Connection | None = None
 
     async def classify(self, number: int, image: bytes, query: str = "") -> Told:
         """Sends an image, and returns what it was told; 0 as status where the connection broke."""
         begun = time.perf_counter()
         head = f"POST /v1/classify{query} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nX-Request-ID: {number}\r\n"
-        if self._streams is not None and self._streams[0].at_eof():  # idle for so long that the server closed it
-            self.close()
+        request = f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image
         try:
-            if self._streams is None:
-                self._streams = await asyncio.open_connection("127.0.0.1", self._port)
-            reader, writer = self._streams
-            writer.write(f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image)
-            answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            length = int(answer.partition("content-length: ")[2].partition("\r\n")[0])
-            body = await reader.readexactly(length)
-            if "connection: close" in answer:
-                self.close()
-            return Told(number, int(answer.split(" ", 2)[1]), json.loads(body), time.perf_counter() - begun)
-        except (OSError, EOFError):
-            self.close()
-            return Told(number, 0, None, time.perf_counter() - begun)
+            if self._connection is None or not self._connection.is_open:
+                loop = asyncio.get_running_loop()
+                _, self._connection = await loop.create_connection(_Connection, "127.0.0.1", self._port)
+            status, body = await self._connection.ask(request)
+        except OSError:
+            status, body = 0, b""
+        now = time.perf_counter()
+        return Told(number, status, body, now - begun, now)
 
     def close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+        if self._connection is not None:
+            self._connection.transport.close()
 
 
 async def closed_loops(
@@ -154,6 +190,16 @@ def run(work: Callable[[], Awaitable[list[Told]]]) -> list[Told]:
         return await work()
 
     return asyncio.run(main())
+
+
+def rate(told: Sequence[Told], seconds: float, status: int = 200) -> float:
+    """Returns answers a second with this status, in a run of so many seconds without its first fifth.
+
+    Until then queues fill. What is answered after the run does not count either.
+    """
+    begun = min(t.at - t.seconds for t in told)
+    counted = [t for t in told if t.status == status and 0.2 * seconds < t.at - begun <= seconds]
+    return len(counted) / (0.8 * seconds)
 
 
 def quantile(told: Sequence[Told], part: float) -> float:

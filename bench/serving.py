@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bench import comparisons
-from bench.load import Told, closed_loops, open_loop, quantile, run, slow_bodies, slow_heads, slow_readers
+from bench.load import Told, closed_loops, open_loop, quantile, rate, run, slow_bodies, slow_heads, slow_readers
 from bench.machine import describe
 from bench.photographs import shared_photographs
 from bench.side import ROOT, Served, SideError, environment
@@ -103,7 +103,7 @@ def throughput(server: Server, images: Sequence[bytes], job: Served, *, clients:
     for _ in range(pairs):
         jobs.append(job.measure())
         told = run(lambda: closed_loops(server.port, images, clients=clients, seconds=8.0))
-        rates.append(len(answered(told)) / 8.0)
+        rates.append(rate(told, 8.0))
     ratios = [rate / other for rate, other in zip(rates, jobs, strict=True)]
     return {
         "served a second": statistics.median(rates),
@@ -133,15 +133,15 @@ def latency(server: Server, image: bytes, direct: Served, *, pairs: int) -> Figu
 def overload(server: Server, images: Sequence[bytes], *, clients: int, seconds: float) -> Figures:
     """Returns what becomes of four times as many requests as can be answered."""
     closed = run(lambda: closed_loops(server.port, images, clients=clients, seconds=10.0))
-    peak = len(answered(closed)) / 10.0
+    peak = rate(closed, 10.0)
     before = server.megabytes
     told = run(lambda: open_loop(server.port, images[0], rate=4 * peak, seconds=seconds, connections=CONNECTIONS))
     good, refused = answered(told), answered(told, 503)
     return {
         "peak a second": peak,
         "sent a second": len(told) / seconds,
-        "answered a second": len(good) / seconds,
-        "goodput": len(good) / seconds / peak,
+        "answered a second": rate(told, seconds),
+        "goodput": rate(told, seconds) / peak,
         "accepted p50 (s)": quantile(good, 0.5),
         "accepted p99 (s)": quantile(good, 0.99),
         "accepted, slowest (s)": quantile(good, 1.0),

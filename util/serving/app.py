@@ -1,7 +1,6 @@
 """The server's routes: images to classes, health, metrics, and what is known about the model."""
 
 import asyncio
-import hmac
 import json
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -14,30 +13,20 @@ from starlette.responses import JSONResponse, Response
 from util.errors import NonFiniteLossError
 from util.prediction import TOP_K, top_k
 from util.serving import inference_routes, pages
+from util.serving.api_key import ApiKey, KeyAsked
 from util.serving.app_state import Classifier
 from util.serving.attention import attention_answers
 from util.serving.batcher import RefusedError
 from util.serving.documents import CLASSIFY, ERRORS, Answer, Health, Model
 from util.serving.metrics import Metrics
-from util.serving.observed import Observed, request_id
+from util.serving.observed import Journal, Observed, error_answer, request_id
 from util.serving.requests import RequestError, image_files, read_body
 
 MAX_TOP_K = 1000
 
 
-def _error(request: Request, status: int, reason: str, *, retry_after: int | None = None) -> Response:
-    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    if status in (408, 413):
-        headers["Connection"] = "close"  # the rest of the body is not waited for
-    return JSONResponse({"error": reason, "request_id": request_id(request.scope)}, status, headers)
-
-
-def create_app(classifier: Classifier, metrics: Metrics, *, api_key: str | None, log_requests: bool) -> FastAPI:
-    """Returns the application: /v1, /v2, /healthz, /readyz, /metrics, their description, and the page at /.
-
-    api_key: what `Authorization: Bearer KEY` or `X-API-Key: KEY` must be, but for the health checks and the page; None:
-    nothing.
-    """
+def create_app(classifier: Classifier, journal: Journal, *, key: ApiKey) -> FastAPI:
+    """Returns the application: /v1, /v2, /healthz, /readyz, /metrics, their description, and the page at /."""
     app = FastAPI(
         title="Image classification",
         version=str(classifier.manifest.version),
@@ -46,65 +35,37 @@ def create_app(classifier: Classifier, metrics: Metrics, *, api_key: str | None,
         redoc_url=None,
         docs_url=None,  # its page loads scripts of others
     )
-    app.include_router(_health(classifier, metrics))
+    app.include_router(_health(classifier, journal.metrics))
     app.include_router(_classes(classifier))
     app.include_router(inference_routes.create_router(classifier))
     app.include_router(pages.create_router())
 
     @app.exception_handler(RequestError)
     async def bad(request: Request, error: RequestError) -> Response:
-        return _error(request, error.status, error.reason)
+        return error_answer(request, error.status, error.reason)
 
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> Response:
-        return _error(request, 503, error.reason, retry_after=error.retry_after)
+        return error_answer(request, 503, error.reason, retry_after=error.retry_after)
 
     @app.exception_handler(NonFiniteLossError)
     async def unusable(request: Request, error: NonFiniteLossError) -> Response:
-        return _error(request, 503, "the model gives no finite numbers for this image", retry_after=60)
+        return error_answer(request, 503, "the model gives no finite numbers for this image", retry_after=60)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return _error(request, 422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        return error_answer(request, 422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
-        answer = _error(request, error.status_code, str(error.detail))
+        answer = error_answer(request, error.status_code, str(error.detail))
         answer.headers.update(error.headers or {})
         return answer
 
-    app.add_middleware(_Key, key=api_key)
-    app.add_middleware(Observed, metrics=metrics, log_requests=log_requests)
+    app.add_middleware(KeyAsked, key=key)
+    app.add_middleware(Observed, journal=journal)
     return app
-
-
-class _Key:
-    """Asks for the key of everything but the health checks and the page."""
-
-    # The page holds nothing of the model's: it asks /v1 for that, and its user for the key
-    OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", *pages.FILES)
-
-    def __init__(self, app: Any, *, key: str | None) -> None:
-        self.app = app
-        self.key = None if key is None else key.encode()
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if self.key is None or scope["type"] != "http" or scope["path"] in self.OPEN or self._is_given(scope):
-            await self.app(scope, receive, send)
-            return
-        answer = _error(Request(scope), 401, "the API key is missing or wrong")
-        answer.headers["WWW-Authenticate"] = "Bearer"
-        await answer(scope, receive, send)
-
-    def _is_given(self, scope: Any) -> bool:
-        assert self.key is not None
-        found = False
-        for name, value in scope["headers"]:
-            given = value.removeprefix(b"Bearer ") if name == b"authorization" else value
-            if name in (b"authorization", b"x-api-key"):
-                found |= hmac.compare_digest(given, self.key)
-        return found
 
 
 def _health(classifier: Classifier, metrics: Metrics) -> APIRouter:
@@ -144,7 +105,6 @@ def _classes(classifier: Classifier) -> APIRouter:
         deadline = asyncio.get_running_loop().time() + classifier.limits.seconds
         if attention and manifest.attention is None:
             raise RequestError(422, "query.attention: this model has no map; it was exported without --attention")
-        classifier.batcher.check_room()
         body = await read_body(request, max_bytes=classifier.limits.max_bytes, seconds=classifier.limits.seconds)
         files = await image_files(request.headers, body, max_images=classifier.limits.max_images)
         computed = await classifier.compute(request, [*files], deadline)

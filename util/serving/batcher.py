@@ -19,6 +19,7 @@ from util.serving.engine_process import EngineError, EngineProcess, StartError
 MAX_DEATHS = 3  # of an engine, one after the other without an answer: then it will not recover by itself
 MEMORY_OF_SPEED = 0.8  # what a batch leaves of the speed that was measured before it
 MARGIN = 1.5  # by which the expected wait may turn out longer; who is accepted shall not wait in vain
+ARRIVAL = 0.25  # seconds that a place is kept for a request whose body is arriving
 PATIENCE = 2.0  # seconds a batch may take longer than a request may last, before its engine counts as stuck
 
 
@@ -84,6 +85,7 @@ class Batcher:
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._held = 0  # images accepted and not answered: being decoded, waiting, being computed
+        self._arriving: deque[float] = deque()  # until when places are kept for images that are not here yet
         self._seconds_an_image = 0.0  # of one engine; 0: not known yet
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -121,13 +123,27 @@ class Batcher:
     def expected_wait(self, count: int = 1) -> float:
         """Returns the seconds until `count` more images are computed, from the speed of late; 0 while it is unknown."""
         ready = sum(seat.is_ready for seat in self._seats) or 1
-        return (self._held + count) * self._seconds_an_image / ready
+        return (self._held + self._count_arriving() + count) * self._seconds_an_image / ready
+
+    def _count_arriving(self) -> int:
+        while self._arriving and self._arriving[0] < time.monotonic():
+            self._arriving.popleft()
+        return len(self._arriving)
+
+    def expect(self) -> None:
+        """Keeps a place for one image for a moment, or refuses it as `check_room`.
+
+        Without it all requests that come while a body is read would be accepted for the one place that is free, and
+        refused when they have cost the most. A slow body loses its place, so that slow clients keep out nobody.
+        """
+        self.check_room()
+        self._arriving.append(time.monotonic() + ARRIVAL)
 
     def check_room(self, count: int = 1) -> None:
         """Refuses `count` images for which there is no engine, no room or no time."""
         if not self.is_ready:
             raise RefusedError("the model is not loaded yet")
-        if self._held + count > self.capacity:
+        if self._held + self._count_arriving() + count > self.capacity:
             raise RefusedError(f"{self._held} images are waiting already", retry_after=self.expected_wait())
         wait = self.expected_wait(count)
         if MARGIN * wait > self.deadline:
@@ -136,6 +152,8 @@ class Batcher:
     @contextlib.contextmanager
     def room(self, count: int) -> Iterator[None]:
         """Holds the places of `count` images while they are decoded, wait and are computed; else as `check_room`."""
+        if self._arriving:
+            self._arriving.popleft()  # kept for this one, or for one like it
         self.check_room(count)
         self._held += count
         try:

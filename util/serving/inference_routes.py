@@ -63,7 +63,6 @@ def create_router(classifier: Classifier) -> APIRouter:
     async def inferred(request: Request, model: str, version: str) -> Response:
         deadline = asyncio.get_running_loop().time() + classifier.limits.seconds
         takes_files = known(model, version)
-        classifier.batcher.check_room()
         body = await read_body(request, max_bytes=classifier.limits.max_bytes, seconds=classifier.limits.seconds)
         asked = read_request(
             request.headers,

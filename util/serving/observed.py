@@ -5,9 +5,13 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from util.serving.metrics import Metrics
 from util.serving.pages import FILES
@@ -28,21 +32,50 @@ def say(event: str, *, level: int = logging.INFO, **values: Any) -> None:
 
 
 def request_id(scope: Scope) -> str:
-    """Returns a request's number: the client's `X-Request-ID` where it is a plain one, else a new one."""
+    """Returns a request's number, which it keeps."""
     known = scope.setdefault("state", {})
     if "request_id" not in known:
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        known["request_id"] = given.decode() if _ID.fullmatch(given) else uuid.uuid4().hex
+        known["request_id"] = number_of(scope["headers"])
     return str(known["request_id"])
+
+
+def number_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Returns the `X-Request-ID` of a request's headers where it is a plain one, else a new number."""
+    given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return given.decode() if _ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def error_answer(request: Request, status: int, reason: str, *, retry_after: int | None = None) -> Response:
+    """Returns an answer that says why a request has no other one."""
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    if status in (408, 413):
+        headers["Connection"] = "close"  # the rest of the body is not waited for
+    return JSONResponse({"error": reason, "request_id": request_id(request.scope)}, status, headers)
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Where each answer is noted: in the figures, and in the log where requests are logged."""
+
+    metrics: Metrics
+    log_requests: bool
+
+    def note(self, method: str, path: str, number: str, status: int, seconds: float) -> None:
+        """Counts an answer and logs its line."""
+        route = path if path in ROUTES else "/v2" if path.startswith("/v2") else "other"
+        self.metrics.requests.labels(route, status).inc()
+        self.metrics.request_seconds.labels(route).observe(seconds)
+        if self.log_requests:
+            ms = round(1000 * seconds, 1)
+            say("request", request_id=number, method=method, path=path, status=status, ms=ms)
 
 
 class Observed:
     """Gives each answer its request's number, logs and counts it. What nobody caught becomes a 500 without details."""
 
-    def __init__(self, app: Any, *, metrics: Metrics, log_requests: bool) -> None:
+    def __init__(self, app: Any, *, journal: Journal) -> None:
         self.app = app
-        self.metrics = metrics
-        self.log_requests = log_requests
+        self.journal = journal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,22 +98,7 @@ class Observed:
                 raise
             await _internal_error(number, numbered)
         finally:
-            self._note(scope, number, status, time.perf_counter() - begun)
-
-    def _note(self, scope: Scope, number: str, status: int, seconds: float) -> None:
-        path = scope["path"]
-        route = path if path in ROUTES else "/v2" if path.startswith("/v2") else "other"
-        self.metrics.requests.labels(route, status).inc()
-        self.metrics.request_seconds.labels(route).observe(seconds)
-        if self.log_requests:
-            say(
-                "request",
-                request_id=number,
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                ms=round(1000 * seconds, 1),
-            )
+            self.journal.note(scope["method"], scope["path"], number, status, time.perf_counter() - begun)
 
 
 async def _internal_error(number: str, send: Send) -> None:

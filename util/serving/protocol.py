@@ -16,6 +16,9 @@ from typing import Any, ClassVar
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from util.serving.admission import Admission
+from util.serving.batcher import RefusedError
+
 REASONS = {400: "Bad Request", 408: "Request Timeout", 414: "URI Too Long", 431: "Request Header Fields Too Large",
            503: "Service Unavailable"}  # fmt: skip
 
@@ -31,17 +34,20 @@ class Limits:
     head_bytes: int = 16_384
     url_bytes: int = 8_192
     connections: int = 512
+    dropped_bytes: int = 4 << 20  # of a refused body that is let in so that the connection can be kept
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection. `protocol_with` binds the limits."""
+    """One connection. `protocol_with` binds the limits, and who says whether there is room."""
 
     limits: ClassVar[Limits] = Limits()
+    admission: ClassVar[Admission]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._timer: asyncio.TimerHandle | None = None
         self._in_head = False
         self._in_body = False
+        self._is_dropped = False  # the request was refused, and the rest of its body is of no use
         self._head_begun = 0.0
         self._head_bytes = 0
         self._refusal: tuple[int, str] | None = None
@@ -86,20 +92,52 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refusal = self._head_refusal()
             return
         self._start_timer(self._head_begun + self.limits.request_seconds - self.loop.time(), self._late)
+        if self._is_idle:
+            refused = self.admission.refusal(self.parser.get_method(), self.url, self.headers)
+            if refused is not None:
+                self._turn_away(*refused)
+                return
         try:
             super().on_headers_complete()
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
             self._refusal = (400, "the URL is invalid")
 
     def on_body(self, body: bytes) -> None:
-        if self._refusal is None:
+        if self._refusal is None and not self._is_dropped:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_body = False
         self._stop_timer()
-        if self._refusal is None:
+        if self._is_dropped:
+            self._is_dropped = False
+            self.on_response_complete()
+        elif self._refusal is None:
             super().on_message_complete()
+
+    def _turn_away(self, error: RefusedError, number: str) -> None:
+        """Answers at once, and keeps the connection where that is cheaper than a new one."""
+        is_kept = self._may_be_kept()
+        self._write(503, error.reason, number, retry_after=error.retry_after, close=not is_kept)
+        if is_kept:
+            self._is_dropped = True
+        else:
+            self._refusal = (503, error.reason)
+            self.transport.close()
+
+    def _may_be_kept(self) -> bool:
+        """Returns whether the body of a refused request will come, and end soon, and whether its answer is read."""
+        given = dict(self.headers)
+        length = given.get(b"content-length", b"0")
+        return bool(
+            self.parser.get_http_version() != "1.0"
+            and self.parser.should_keep_alive()
+            and not self.expect_100_continue
+            and b"transfer-encoding" not in given
+            and length.isdigit()
+            and int(length) <= self.limits.dropped_bytes
+            and not self.flow.write_paused
+        )
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(400, "the request is not valid HTTP")
@@ -115,7 +153,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self.refuse(*self._head_refusal())
 
     def _late(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete and self._in_body:
+        if self._in_body and (self._is_dropped or (self.cycle is not None and self.cycle.response_complete)):
+            self.transport.close()  # it was answered long ago
+            return
+        if self._in_body and self.cycle is not None:
             return  # whoever reads the body has the same deadline, and answers
         what = "head" if self._in_head else "body"
         self.refuse(408, f"the request's {what} did not arrive in time")
@@ -127,11 +168,15 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
-            body = json.dumps({"error": reason, "request_id": uuid.uuid4().hex}).encode()
-            head = f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: application/json\r\nConnection: close\r\n"
-            head += "Retry-After: 1\r\n" if status == 503 else ""
-            self.transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            self._write(status, reason, uuid.uuid4().hex, retry_after=1 if status == 503 else None, close=True)
         self.transport.close()
+
+    def _write(self, status: int, reason: str, number: str, *, retry_after: int | None, close: bool) -> None:
+        body = json.dumps({"error": reason, "request_id": number}).encode()
+        head = f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\nx-request-id: {number}\r\n"
+        head += "connection: close\r\n" if close else ""
+        head += "" if retry_after is None else f"retry-after: {retry_after}\r\n"
+        self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -194,6 +239,6 @@ class _Lingering:
         protocol.loop.call_later(protocol.limits.write_seconds, protocol._cut)
 
 
-def protocol_with(limits: Limits) -> type[GuardedProtocol]:
+def protocol_with(limits: Limits, admission: Admission) -> type[GuardedProtocol]:
     """Returns the protocol with these limits, for uvicorn's `http`."""
-    return type("GuardedProtocol", (GuardedProtocol,), {"limits": limits})
+    return type("GuardedProtocol", (GuardedProtocol,), {"limits": limits, "admission": admission})

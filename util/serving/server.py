@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from util.errors import OutputError, UserError
+from util.serving.admission import Admission
 from util.serving.app_state import Classifier
 from util.serving.observed import log, say
 from util.serving.protocol import Limits, protocol_with
@@ -72,16 +73,17 @@ def start_log() -> None:
 
 
 def run(
-    app: FastAPI, classifier: Classifier, limits: Limits, *, host: str, port: int, drain: float, holder: "Holder"
-) -> None:
+    app: FastAPI, classifier: Classifier, admission: Admission, limits: Limits, *, host: str, port: int, drain: float,
+    holder: "Holder",
+) -> None:  # fmt: skip
     """Serves until SIGTERM or SIGINT, then answers what was accepted, for `drain` seconds at most.
 
     A port that cannot be opened is an OutputError. holder: where engines find the server when they cannot go on.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     config = uvicorn.Config(
-        app, http=protocol_with(limits), ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
-        server_header=False, timeout_graceful_shutdown=max(1, round(drain)), timeout_keep_alive=5,
+        app, http=protocol_with(limits, admission), ws="none", loop="asyncio", lifespan="on", log_config=None,
+        access_log=False, server_header=False, timeout_graceful_shutdown=max(1, round(drain)), timeout_keep_alive=5,
     )  # fmt: skip
 
     def stopping() -> None:

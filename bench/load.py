@@ -106,8 +106,10 @@ async def closed_loops(
     return told
 
 
-async def open_loop(port: int, image: bytes, *, rate: float, seconds: float, connections: int = 200) -> list[Told]:
-    """Returns what was told to requests that come at a rate, whether others are answered or not.
+async def open_loop(
+    port: int, images: Sequence[bytes], *, rate: float, seconds: float, connections: int = 200
+) -> list[Told]:
+    """Returns what was told to requests that come at a rate, image by image, whether others are answered or not.
 
     Where all connections are waiting, a request is not sent; it is not counted either.
     """
@@ -116,7 +118,7 @@ async def open_loop(port: int, image: bytes, *, rate: float, seconds: float, con
     waiting: set[asyncio.Task[None]] = set()
 
     async def one(client: Client, number: int) -> None:
-        told.append(await client.classify(number, image))
+        told.append(await client.classify(number, images[number % len(images)]))
         free.append(client)
 
     begun = time.monotonic()

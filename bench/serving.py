@@ -13,12 +13,9 @@ import contextlib
 import json
 import os
 import re
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,7 +23,8 @@ from bench import comparisons
 from bench.load import Told, closed_loops, open_loop, quantile, rate, run, slow_bodies, slow_heads, slow_readers
 from bench.machine import describe
 from bench.photographs import shared_photographs
-from bench.side import ROOT, Served, SideError, environment
+from bench.server import Server
+from bench.side import Served
 
 HEALTHY = 4  # clients beside the slow ones
 SLOW = 200
@@ -47,50 +45,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=32, help="that saturate the server")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
     return parser.parse_args(argv)
-
-
-class Server:
-    """serve.py on a free port."""
-
-    def __init__(self, model_dir: str, *, engine: str, threads: int, log: Path) -> None:
-        self._log = log
-        with open(log, "w", encoding="utf-8") as file:
-            self._process = subprocess.Popen(
-                [sys.executable, "serve.py", "--model_dir", model_dir, "--port", "0", "--engine", engine,
-                 "--cpu_threads", str(threads), "--no_log_requests"],
-                cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stderr=file,
-            )  # fmt: skip
-        self.port = self._listening()
-
-    def _listening(self) -> int:
-        while self._process.poll() is None:
-            found = re.search(r'"url": "[^"]*:(\d+)"', self._log.read_text(encoding="utf-8"))
-            if found is not None:
-                return int(found[1])
-            time.sleep(0.1)
-        raise SideError(f"serve.py ended: {self._log.read_text(encoding='utf-8')[-500:]}")
-
-    def wait_ready(self, image: bytes) -> None:
-        """Waits until a picture is answered, and a hundred more are: speeds change while an engine warms up."""
-        while run(lambda: closed_loops(self.port, [image], clients=1, requests=1))[0].status != 200:
-            time.sleep(0.2)
-        run(lambda: closed_loops(self.port, [image], clients=4, requests=100))
-
-    @property
-    def megabytes(self) -> float:
-        """Returns the resident memory of the server and its engines."""
-        pids, total = [self._process.pid], 0.0
-        while pids:
-            pid = pids.pop()
-            status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-            total += int((re.search(r"VmRSS:\s+(\d+)", status) or ["", "0"])[1]) / 1024
-            pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split())
-        return total
-
-    def stop(self) -> int:
-        """Sends SIGTERM and returns the exit code."""
-        self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(60)
 
 
 def answered(told: Sequence[Told], status: int = 200) -> list[Told]:
@@ -134,8 +88,8 @@ def overload(server: Server, images: Sequence[bytes], *, clients: int, seconds: 
     """Returns what becomes of four times as many requests as can be answered."""
     closed = run(lambda: closed_loops(server.port, images, clients=clients, seconds=10.0))
     peak = rate(closed, 10.0)
-    before = server.megabytes
-    told = run(lambda: open_loop(server.port, images[0], rate=4 * peak, seconds=seconds, connections=CONNECTIONS))
+    before = server.use().megabytes
+    told = run(lambda: open_loop(server.port, images[:1], rate=4 * peak, seconds=seconds, connections=CONNECTIONS))
     good, refused = answered(told), answered(told, 503)
     return {
         "peak a second": peak,
@@ -148,7 +102,7 @@ def overload(server: Server, images: Sequence[bytes], *, clients: int, seconds: 
         "refused p50 (ms)": 1e3 * quantile(refused, 0.5) if refused else 0.0,
         "refused p99 (ms)": 1e3 * quantile(refused, 0.99) if refused else 0.0,
         "neither": float(len(told) - len(good) - len(refused)),
-        "memory grown (MB)": server.megabytes - before,
+        "memory grown (MB)": server.use().megabytes - before,
     }
 
 

@@ -73,7 +73,7 @@ def test_a_queue_that_is_full_refuses_at_once(exported: Path, tmp_path: Path) ->
         server.wait_ready()
         peak = run(lambda: closed_loops(server.port, [BASELINE], clients=4, seconds=2.0))
         rate = len([t for t in peak if t.status == 200]) / 2.0
-        told = run(lambda: open_loop(server.port, BASELINE, rate=min(4 * rate, 800.0), seconds=3.0))
+        told = run(lambda: open_loop(server.port, [BASELINE], rate=min(4 * rate, 800.0), seconds=3.0))
         statuses = {t.status for t in told}
         assert statuses <= {200, 503}
         refused = [t for t in told if t.status == 503]
@@ -100,7 +100,7 @@ def test_an_overload_of_a_minute(exported: Path, tmp_path: Path) -> None:
         closed = run(lambda: closed_loops(server.port, PICTURES, clients=32, seconds=10.0))
         peak = len([t for t in closed if t.status == 200]) / 10.0
         before = Path(f"/proc/{server.pid}/statm").read_text().split()[1]
-        told = run(lambda: open_loop(server.port, PICTURES[0], rate=4 * peak, seconds=60.0, connections=400))
+        told = run(lambda: open_loop(server.port, PICTURES[:1], rate=4 * peak, seconds=60.0, connections=400))
         after = Path(f"/proc/{server.pid}/statm").read_text().split()[1]
         accepted, refused = ([t for t in told if t.status == code] for code in (200, 503))
         print(f"peak {peak:.0f}/s, goodput {len(accepted) / 60:.0f}/s, refused p99 {quantile(refused, 0.99):.3f} s, "

@@ -51,6 +51,13 @@ def applies(x: Tensor) -> bool:
     return x.place.is_cpu_place() and x.dtype == paddle.float32 and paddle.device.get_device() == "cpu"
 
 
+def misses_frozen_weight(x: Tensor, weight: Tensor) -> bool:
+    """Whether Paddle 3.3's layer_norm would give x a wrong gradient: on a CPU it leaves a frozen weight out of it."""
+    if not paddle.in_dynamic_mode():
+        return False
+    return weight.stop_gradient and not x.stop_gradient and paddle.is_grad_enabled() and x.place.is_cpu_place()
+
+
 def _row_sum(x: Tensor) -> Tensor:
     """(R, C) -> (C,)."""
     return paddle.matmul(paddle.ones([1, x.shape[0]]), x).reshape([x.shape[1]])

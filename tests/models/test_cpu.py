@@ -75,6 +75,28 @@ def test_layer_norm_is_paddles(shape: tuple[int, ...], epsilon: float) -> None:
     )
 
 
+@pytest.mark.parametrize("is_rewritten", [True, False])
+@pytest.mark.parametrize("is_fused", [True, False])
+def test_a_frozen_norm_gives_its_input_the_gradient_of_a_trained_one(
+    is_rewritten: bool, is_fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paddle's own does not, which the other half of the test shows: where it is mended, so can this be."""
+    cpu.rewrite_gradients(is_rewritten)
+    if is_fused:
+        monkeypatch.setattr(cpu, "misses_frozen_weight", lambda x, weight: False)
+    layer = LayerNorm(6)
+    found: list[np.ndarray] = []
+    layer.weight.set_value(normal(6))
+    for is_frozen in (False, True):
+        layer.weight.stop_gradient = is_frozen
+        x = normal(5, 6, seed=1)
+        x.stop_gradient = False
+        (layer(x) * normal(5, 6, seed=2)).sum().backward()
+        found.append(x.grad.numpy())
+    is_equal = np.allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
+    assert is_equal == (is_rewritten or not is_fused)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7), (8, 5), (14, 14)])
 def test_depthwise_convolution_is_paddles(stride: int, size: tuple[int, int]) -> None:

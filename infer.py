@@ -18,7 +18,7 @@ from functools import partial
 from util import options, runtime
 from util.deploy.chosen import choose
 from util.deploy.engines import start_engine
-from util.errors import UsageError, run_script
+from util.errors import run_script
 from util.infer_job import device_of_share, end_job, facts_of, open_job, run_job
 from util.inputs import collect_inputs
 from util.prediction import predict_places, print_predictions
@@ -39,9 +39,7 @@ class InferSettings(Settings):
 def main(argv: Sequence[str] | None = None) -> None:
     # Inputs: the images, and the exported model, verified before native code reads it
     settings = parse(InferSettings, argv, description=__doc__ or "")
-    if not settings.infer.input_file:
-        raise UsageError("no images: name files, folders, globs or @list.txt with --input_file")
-    files = collect_inputs(settings.infer.input_file)
+    files = collect_inputs(settings.infer.input_file, option="--input_file")
     chosen = choose(
         settings.model,
         settings.names,

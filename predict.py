@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from util import options, runtime
 from util.data.images import ImageError
-from util.errors import UsageError, run_script
+from util.errors import run_script
 from util.inputs import collect_inputs
 from util.prediction import predict_files, refuse_unreadable, write_predictions
 from util.settings import Settings, parse
@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = parse(PredictSettings, argv, description=__doc__ or "")
     if list_if_asked(settings.weights.pretrained):
         return
-    if not settings.predict.infer_imgs:
-        raise UsageError("no images: name files, folders, globs or @list.txt with --infer_imgs")
-    files = collect_inputs(settings.predict.infer_imgs)
+    files = collect_inputs(settings.predict.infer_imgs, option="--infer_imgs")
     runtime.start(settings.threads.cpu_threads)
 
     # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.

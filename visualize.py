@@ -40,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if list_if_asked(settings.weights.pretrained):
         return
     wanted = settings.visualize
-    if not wanted.infer_imgs:
-        raise UsageError("no images: name files, folders, globs or @list.txt with --infer_imgs")
-    files = collect_inputs(wanted.infer_imgs)
+    files = collect_inputs(wanted.infer_imgs, option="--infer_imgs")
     runtime.start(settings.threads.cpu_threads)
 
     # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.

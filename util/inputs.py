@@ -13,10 +13,11 @@ from util.errors import DataError, MissingInputError, UsageError
 from util.files import read_lines
 
 
-def collect_inputs(names: Sequence[str]) -> Paths:
+def collect_inputs(names: Sequence[str], *, option: str) -> Paths:
     """Returns the image files that the names stand for: files, folders (recursive), globs, `@list.txt`.
 
-    What a folder or a glob stands for is sorted. No file is opened or asked about; a million paths take some 50 MB.
+    option: what names them on the command line, for the error. What a folder or a glob stands for is sorted. No file is
+    opened or asked about; a million paths take some 50 MB.
     Nothing found is a MissingInputError, a folder that cannot be read or a line that is no path a DataError.
     """
     block = bytearray()
@@ -26,7 +27,7 @@ def collect_inputs(names: Sequence[str]) -> Paths:
                 block += b"\0"
             block += path.encode("utf-8", "surrogateescape")
     if not block:
-        raise UsageError("no images: name files, folders, globs, or @list.txt")
+        raise UsageError(f"no images: name files, folders, globs or @list.txt with {option}")
     return Paths(np.frombuffer(block, np.uint8))
 
 

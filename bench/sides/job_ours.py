@@ -55,7 +55,7 @@ def measure_engine() -> float:
 
 def measure_job() -> float:
     begun = time.perf_counter()
-    found = collect_inputs(given.images)
+    found = collect_inputs(given.images, option="--images")
     files = found.select(np.arange(given.num_images) % len(found))  # over again where there are not as many
     names = program.manifest.class_names
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +72,7 @@ def measure_job() -> float:
 
 def measure_one() -> float:
     """Returns the median of 40 times the first picture."""
-    file = Path(collect_inputs(given.images)[0]).read_bytes()
+    file = Path(collect_inputs(given.images, option="--images")[0]).read_bytes()
     transform, names, seconds = preprocessing.transform(), program.manifest.class_names, []
     for _ in range(40):
         begun = time.perf_counter()

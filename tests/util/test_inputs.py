@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_names_stand_for_files(names: list[str], expected: list[str], folder: Path) -> None:
-    assert list(collect_inputs(names)) == expected
+    assert list(collect_inputs(names, option="--infer_imgs")) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,18 +52,18 @@ def test_names_stand_for_files(names: list[str], expected: list[str], folder: Pa
 )
 def test_nothing_found_is_an_error(name: str, message: str, folder: Path) -> None:
     with pytest.raises(MissingInputError, match=message):
-        collect_inputs(["a.png", name])
+        collect_inputs(["a.png", name], option="--infer_imgs")
 
 
 @pytest.mark.parametrize("names", [[], ["@nothing.txt"]])
 def test_no_images_at_all_is_a_usage_error(names: list[str], folder: Path) -> None:
-    with pytest.raises(UsageError, match="no images"):
-        collect_inputs(names)
+    with pytest.raises(UsageError, match=r"no images: name .* with --infer_imgs"):
+        collect_inputs(names, option="--infer_imgs")
 
 
 def test_broken_link_is_a_file_to_report_later(folder: Path) -> None:
     (folder / "broken.jpg").symlink_to("gone")
-    assert list(collect_inputs(["broken.jpg"])) == ["broken.jpg"]
+    assert list(collect_inputs(["broken.jpg"], option="--infer_imgs")) == ["broken.jpg"]
 
 
 def test_folders_are_walked_in_the_order_of_sorted_paths(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_folders_are_walked_in_the_order_of_sorted_paths(tmp_path: Path) -> None
     found = list(walk_images(str(tmp_path)))
     assert found == [os.path.join(tmp_path, name) for name in find_images(tmp_path)]
     assert len(found) == 11
-    assert list(collect_inputs([str(tmp_path)])) == found
+    assert list(collect_inputs([str(tmp_path)], option="--infer_imgs")) == found
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,13 +99,13 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: p
     (tmp_path / "sub").mkdir()
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match="sub: cannot be read: Permission denied"):
-        collect_inputs([str(tmp_path / "sub")])
+        collect_inputs([str(tmp_path / "sub")], option="--infer_imgs")
 
 
 def test_a_line_with_a_null_character_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a.jpg\nb\0c.jpg\n")
     with pytest.raises(DataError, match=r"list\.txt:2: the path has a null character"):
-        collect_inputs([f"@{tmp_path / 'list.txt'}"])
+        collect_inputs([f"@{tmp_path / 'list.txt'}"], option="--infer_imgs")
 
 
 def test_lines_of_a_list_end_with_line_feeds_alone(tmp_path: Path) -> None:
@@ -113,12 +113,15 @@ def test_lines_of_a_list_end_with_line_feeds_alone(tmp_path: Path) -> None:
     names = ["a\x0bb.jpg", "a\x0cb.jpg", "a\x85b.jpg", "a\u2028b.jpg", "a\rb.jpg", "ä 1.jpg"]
     content = "\ufeff" + "\n".join(names[:3]) + "\n\n  " + "\r\n".join(names[3:])
     (tmp_path / "list.txt").write_bytes(content.encode() + b"\ncaf\xe9.jpg")
-    assert list(collect_inputs([f"@{tmp_path / 'list.txt'}"])) == [*names, os.fsdecode(b"caf\xe9.jpg")]
+    assert list(collect_inputs([f"@{tmp_path / 'list.txt'}"], option="--infer_imgs")) == [
+        *names,
+        os.fsdecode(b"caf\xe9.jpg"),
+    ]
 
 
 def test_many_paths_take_little_memory(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("".join(f"folder/{i:07d}.jpg\n" for i in range(100_000)))
-    files = collect_inputs([f"@{tmp_path / 'list.txt'}"])
+    files = collect_inputs([f"@{tmp_path / 'list.txt'}"], option="--infer_imgs")
     assert len(files) == 100_000
     assert files[99_999] == "folder/0099999.jpg"
     assert files.joined.nbytes / len(files) < 20

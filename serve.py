@@ -34,8 +34,9 @@ class ServeSettings(Settings):
 
 def read_key(file: str | None) -> str | None:
     """Returns the key that clients must send: from the file, else from the environment; an empty one is refused."""
-    key = os.environ.get(KEY_VARIABLE) if file is None else read_text(Path(file)).strip()
-    if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
+    key = os.environ.get(KEY_VARIABLE) if file is None else read_text(Path(file))
+    key = None if key is None else key.strip()  # headers have no blanks around their values either
+    if key is not None and not (key and key.isascii() and key.isprintable()):
         raise UsageError(f"{file or KEY_VARIABLE}: a key is a line of printable ASCII")
     return key
 
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not is_installed(package):
             raise UsageError(f"serve.py needs {package}: {REQUIREMENTS}")
     model, serve = settings.model, settings.serve
+    api_key = read_key(serve.api_key_file)
 
     # Model: verified here, so that what is wrong is said at once, and again by each process that loads it
     chosen = choose(
@@ -60,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from util.serving.admission import Admission
     from util.serving.api_key import ApiKey
     from util.serving.app import create_app
-    from util.serving.app_state import Classifier, RequestLimits
     from util.serving.batcher import Batcher, Listeners
+    from util.serving.classifier import Classifier, RequestLimits
     from util.serving.engine_process import EngineProcess, EngineSpec
     from util.serving.metrics import Metrics
     from util.serving.observed import Journal, say
@@ -102,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             max_batch=serve.max_batch,
             max_queue=serve.max_queue,
             deadline=serve.deadline,
+            decode_threads=serve.decode_threads,
             listeners=Listeners(batch=computed, death=died, failure=holder.end_with),
         )
 
@@ -116,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         image_shape=chosen.preprocessing.input_size, engine=f"{engine}, {chosen.device}",
         decode_threads=serve.decode_threads,
     )  # fmt: skip
-    journal, key = Journal(metrics, serve.log_requests), ApiKey(read_key(serve.api_key_file))
+    journal, key = Journal(metrics, serve.log_requests), ApiKey(api_key)
     app, admission = create_app(classifier, journal, key=key), Admission(classifier, journal, key)
     of_connections = Limits(request_seconds=serve.deadline, connections=serve.max_connections)
     run(app, classifier, admission, of_connections, host=serve.host, port=serve.port, drain=serve.drain, holder=holder)

@@ -30,9 +30,10 @@ GOOD = 95  # of a hundred requests; the others' pictures are broken
 
 @dataclass(frozen=True, kw_only=True)
 class Minute:
-    """What a minute of requests has come to; wrong: another status or answer than at first. p99: in seconds."""
+    """What a minute of requests has come to; wrong: another answer than at first, and no 503. p99: in seconds."""
 
     sent: int
+    refused: int
     wrong: int
     p99: float
     use: Use
@@ -85,14 +86,16 @@ def soak(server: Server, files: Sequence[bytes], *, wanted: float | None, minute
     first = run(lambda: closed_loops(server.port, files, clients=1, requests=len(files)))
     each = wanted or 0.5 * rate(run(lambda: closed_loops(server.port, files, clients=16, seconds=10.0)), 10.0)
     print(f"{each:.0f} requests a second; {sum(t.status != 200 for t in first)} of {len(files)} pictures are broken")
-    print("minute  answers  wrong  p99 (ms)       MB  files  threads", flush=True)
+    print("minute  answers  refused  wrong  p99 (ms)       MB  files  threads", flush=True)
     found: list[Minute] = []
     for i in range(minutes):
         told = run(lambda: open_loop(server.port, files, rate=each, seconds=60.0))
-        wrong = sum(not is_same(t, first[t.image % len(files)]) for t in told)
-        found.append(Minute(sent=len(told), wrong=wrong, p99=quantile(told, 0.99), use=server.use()))
+        answered = [t for t in told if t.status != 503]
+        wrong = sum(not is_same(t, first[t.image % len(files)]) for t in answered)
+        refused = len(told) - len(answered)
+        found.append(Minute(sent=len(told), refused=refused, wrong=wrong, p99=quantile(told, 0.99), use=server.use()))
         now = found[-1]
-        print(f"{i + 1:6} {now.sent:8} {now.wrong:6} {1e3 * now.p99:9.1f} {now.use.megabytes:8.1f} {now.use.files:6} "
+        print(f"{i + 1:6} {now.sent:8} {now.refused:8} {now.wrong:6} {1e3 * now.p99:9.1f} {now.use.megabytes:8.1f} {now.use.files:6} "
               f"{now.use.threads:8}", flush=True)  # fmt: skip
     return found
 
@@ -110,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         finally:
             code = server.stop()
     wrong = sum(minute.wrong for minute in minutes)
-    print(f"\n{sum(minute.sent for minute in minutes)} answers, {wrong} wrong; "
+    print(f"\n{sum(minute.sent for minute in minutes)} answers, {sum(minute.refused for minute in minutes)} refused, {wrong} wrong; "
           f"{growth(minutes):.2f} MB in ten minutes; stopped with {code}")  # fmt: skip
     if given.json is not None:
         given.json.write_text(json.dumps([asdict(minute) for minute in minutes], indent=2) + "\n", encoding="utf-8")

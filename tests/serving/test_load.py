@@ -77,9 +77,9 @@ def test_a_queue_that_is_full_refuses_at_once(exported: Path, tmp_path: Path) ->
         statuses = {t.status for t in told}
         assert statuses <= {200, 503}
         refused = [t for t in told if t.status == 503]
+        assert refused
         assert all("images are waiting" in t.values["error"] for t in refused)
-        if refused:
-            assert quantile(refused, 0.5) < 0.1 * SLOWNESS
+        assert quantile(refused, 0.5) < 0.1 * SLOWNESS
         assert server.classify(BASELINE).status == 200
         assert server.metric("paddle_cvt_held_images") == 0
 
@@ -106,6 +106,8 @@ def test_an_overload_of_a_minute(exported: Path, tmp_path: Path) -> None:
         print(f"peak {peak:.0f}/s, goodput {len(accepted) / 60:.0f}/s, refused p99 {quantile(refused, 0.99):.3f} s, "
               f"accepted p99 {quantile(accepted, 0.99):.3f} s")  # fmt: skip
         assert len(accepted) + len(refused) == len(told)
+        assert accepted
+        assert refused
         assert quantile(accepted, 1.0) < 10.0 * SLOWNESS
         assert (int(after) - int(before)) * os.sysconf("SC_PAGE_SIZE") < 100 << 20
 
@@ -117,11 +119,12 @@ def test_a_stop_answers_what_was_accepted(number: signal.Signals, exported: Path
         threading.Timer(1.0, lambda: os.kill(server.pid, number)).start()
         told = run(lambda: closed_loops(server.port, PICTURES, clients=16, seconds=3.0))
         answered = [t for t in told if t.status == 200]
-        assert len(answered) > 20
+        assert len(answered) >= 8
         # a connection may end between two requests, never after one was read
         assert {t.status for t in told} <= {200, 503, 0}
-        logged = [event for event in server.events("request") if event["status"] == 200]
-        assert len(logged) == len(answered) + sum(event["path"] == "/readyz" for event in logged)
+        logged = [event["status"] for event in server.events("request") if event["path"] == "/v1/classify"]
+        assert logged.count(200) == len(answered), "who was accepted is answered, and its client has got it"
+        assert set(logged) <= {200, 503}
         assert server.code(12 * SLOWNESS) == 0
         assert [event["event"] for event in server.events("stopped")] == ["stopped"]
 

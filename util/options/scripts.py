@@ -230,7 +230,7 @@ class ServeOptions:
     decode_threads: int = setting(2, "threads that decode images", scope="machine", yaml=False)
     max_queue: int = setting(128, "images that wait, at most; more are refused", scope="machine", yaml=False)
     deadline: float = setting(10.0, "seconds from a request to its answer, at most", scope="machine", yaml=False)
-    drain: float = setting(10.0, "seconds to finish what was accepted, after SIGTERM", scope="machine", yaml=False)
+    drain: float = setting(8.0, "seconds to finish what was accepted, after SIGTERM", scope="machine", yaml=False)
     max_connections: int = setting(512, "open connections, at most", scope="machine", yaml=False)
     max_body: int = setting(10, "MiB of a request", scope="machine", yaml=False)
     max_images: int = setting(16, "images of a request", scope="machine", yaml=False)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 
 from util.serving.api_key import ApiKey
-from util.serving.app_state import Classifier
 from util.serving.batcher import RefusedError
+from util.serving.classifier import Classifier
 from util.serving.observed import Journal, number_of
 
 _TAKES_IMAGES = re.compile(rb"/v1/classify|/v2/models/[^/?]+(/versions/[^/?]+)?/infer")

@@ -24,9 +24,11 @@ class ApiKey:
             return True
         found = False
         for name, value in headers:
-            given = value.removeprefix(b"Bearer ") if name == b"authorization" else value
-            if name in (b"authorization", b"x-api-key"):
-                found |= hmac.compare_digest(given, self._key)
+            if name == b"authorization":
+                scheme, _, given = value.partition(b" ")
+                found |= scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key)
+            elif name == b"x-api-key":
+                found |= hmac.compare_digest(value, self._key)
         return found
 
 

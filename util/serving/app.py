@@ -10,13 +10,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from util.errors import NonFiniteLossError
 from util.prediction import TOP_K, top_k
 from util.serving import inference_routes, pages
 from util.serving.api_key import ApiKey, KeyAsked
-from util.serving.app_state import Classifier
 from util.serving.attention import attention_answers
 from util.serving.batcher import RefusedError
+from util.serving.classifier import Classifier
 from util.serving.documents import CLASSIFY, ERRORS, Answer, Health, Model
 from util.serving.metrics import Metrics
 from util.serving.observed import Journal, Observed, error_answer, request_id
@@ -47,10 +46,6 @@ def create_app(classifier: Classifier, journal: Journal, *, key: ApiKey) -> Fast
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> Response:
         return error_answer(request, 503, error.reason, retry_after=error.retry_after)
-
-    @app.exception_handler(NonFiniteLossError)
-    async def unusable(request: Request, error: NonFiniteLossError) -> Response:
-        return error_answer(request, 503, "the model gives no finite numbers for this image", retry_after=60)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -9,15 +9,18 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from util.errors import INTERNAL
 from util.serving.engine_process import EngineError, EngineProcess, StartError
 
 MAX_DEATHS = 3  # of an engine, one after the other without an answer: then it will not recover by itself
 MEMORY_OF_SPEED = 0.8  # what a batch leaves of the speed that was measured before it
+MEMORY_OF_DECODING = 0.95  # what an image leaves of the one that was measured before it; pictures differ
 MARGIN = 1.5  # by which the expected wait may turn out longer; who is accepted shall not wait in vain
 ARRIVAL = 0.25  # seconds that a place is kept for a request whose body is arriving
 PATIENCE = 2.0  # seconds a batch may take longer than a request may last, before its engine counts as stuck
@@ -65,7 +68,7 @@ class Batcher:
     """All waiting images and all engines; every method belongs to the event loop's thread.
 
     max_queue: images that wait beside those in the engines. deadline: seconds a request may last: nothing is accepted
-    that is not expected to be computed by then.
+    that is not expected to be computed by then. decode_threads: that make arrays of files, before images come here.
     """
 
     def __init__(
@@ -75,11 +78,13 @@ class Batcher:
         max_batch: int,
         max_queue: int,
         deadline: float,
+        decode_threads: int = 1,
         listeners: Listeners = Listeners(),
     ) -> None:
         self.max_batch = max_batch
         self.max_queue = max_queue
         self.deadline = deadline
+        self._decode_threads = decode_threads
         self._listeners = listeners
         self._seats = [_Seat(engine) for engine in engines]
         self._queue: deque[_Waiting] = deque()
@@ -87,11 +92,20 @@ class Batcher:
         self._held = 0  # images accepted and not answered: being decoded, waiting, being computed
         self._arriving: deque[float] = deque()  # until when places are kept for images that are not here yet
         self._seconds_an_image = 0.0  # of one engine; 0: not known yet
+        self._seconds_to_decode = 0.0  # an image, of one thread; 0: not known yet
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Starts the engines, each in a task of its own that then feeds it."""
+        self._loop = asyncio.get_running_loop()
         self._tasks = [asyncio.create_task(self._keep(seat)) for seat in self._seats]
+        for task in self._tasks:
+            task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: "asyncio.Task[None]") -> None:
+        """An engine that nobody keeps any more, for whatever reason, is told: it would be missed without a word."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._listeners.failure(StartError(f"the engine cannot be kept: {error!r}", INTERNAL))
 
     async def close(self) -> None:
         """Ends the engines. Who still waits is refused."""
@@ -101,9 +115,10 @@ class Batcher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._refuse_waiting("the server is stopping")
-        for seat in self._seats:
-            seat.thread.shutdown()
-            seat.engine.close()
+        with contextlib.ExitStack() as stack:  # each is closed, whatever another raises
+            for seat in self._seats:
+                stack.callback(seat.engine.close)
+                stack.callback(seat.thread.shutdown)
 
     @property
     def is_ready(self) -> bool:
@@ -121,9 +136,13 @@ class Batcher:
         return self.max_queue + self.max_batch * len(self._seats)
 
     def expected_wait(self, count: int = 1) -> float:
-        """Returns the seconds until `count` more images are computed, from the speed of late; 0 while it is unknown."""
+        """Returns the seconds until `count` more images are computed, from the speed of late; 0 while it is unknown.
+
+        Decoding and computing go on beside each other, so the slower of the two counts.
+        """
         ready = sum(seat.is_ready for seat in self._seats) or 1
-        return (self._held + self._count_arriving() + count) * self._seconds_an_image / ready
+        seconds = max(self._seconds_an_image / ready, self._seconds_to_decode / self._decode_threads)
+        return (self._held + self._count_arriving() + count) * seconds
 
     def _count_arriving(self) -> int:
         while self._arriving and self._arriving[0] < time.monotonic():
@@ -146,7 +165,8 @@ class Batcher:
         if self._held + self._count_arriving() + count > self.capacity:
             raise RefusedError(f"{self._held} images are waiting already", retry_after=self.expected_wait())
         wait = self.expected_wait(count)
-        if MARGIN * wait > self.deadline:
+        # with nobody before it an image is tried, or a speed that was slow once would be believed for ever
+        if MARGIN * wait > self.deadline and self._held + self._count_arriving() > 0:
             raise RefusedError(f"{self._held} images are waiting, for {wait:.0f} seconds", retry_after=wait)
 
     @contextlib.contextmanager
@@ -160,6 +180,24 @@ class Batcher:
             yield
         finally:
             self._held -= count
+
+    def hold_until(self, done: "Future[Any]") -> None:
+        """Holds one image's place until a thread's work is done, for which nobody waits any more."""
+        self._held += 1
+        done.add_done_callback(lambda _: self.from_thread(self._let_go))
+
+    def _let_go(self) -> None:
+        self._held -= 1
+
+    def from_thread(self, action: Callable[..., object], *values: float) -> None:
+        """Lets the event loop call a method of this; for threads, whose work may end after the loop has."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody asks any more
+            self._loop.call_soon_threadsafe(action, *values)
+
+    def note_decoding(self, seconds: float) -> None:
+        """Takes note of the seconds that a thread needed for an image."""
+        known = self._seconds_to_decode
+        self._seconds_to_decode = MEMORY_OF_DECODING * known + (1 - MEMORY_OF_DECODING) * seconds
 
     def submit(self, image: np.ndarray) -> "asyncio.Future[Outputs]":
         """Returns what will be an image's outputs, or a RefusedError. Cancelled, it is not computed any more."""

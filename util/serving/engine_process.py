@@ -28,6 +28,7 @@ import numpy as np
 from util.errors import INTERNAL, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 600.0  # that an engine may take to load its program and answer a first batch
 GIVES_WAY = 5  # of priority, to the server: it has to answer, and to refuse, while the engine uses every core
 
 
@@ -94,6 +95,9 @@ class EngineProcess:
         self._pipe = own
         try:
             own.send_bytes(json.dumps(asdict(self.spec)).encode())
+            if not own.poll(START_SECONDS):
+                self.kill()
+                raise StartError(f"the engine was not ready after {START_SECONDS:.0f} seconds", INTERNAL)
             reply = json.loads(own.recv_bytes())
         except (EOFError, OSError):
             raise StartError(f"the engine's process ended: {self._last_words()}", INTERNAL) from None
@@ -108,8 +112,7 @@ class EngineProcess:
         """
         assert self._pipe is not None
         with self._lock:
-            for place, image in zip(self._images, images, strict=False):
-                np.copyto(place, image)
+            np.stack(images, out=self._images[: len(images)])
             try:
                 self._pipe.send_bytes(len(images).to_bytes(4, "little"))
                 reply = json.loads(self._pipe.recv_bytes())
@@ -180,7 +183,8 @@ def serve_engine(pipe: Connection, file: int) -> None:
         else:
             program = load_bundle(spec.place, params=spec.params).program(spec.programs)
         forward = start_engine(engine, program, device=spec.device, threads=spec.threads, onednn=spec.onednn)
-        forward(images[:1])  # what is allocated or compiled at the first batch is, before anybody waits
+        for count in sorted({1, spec.max_batch}):  # what is allocated or compiled at first is, before anybody waits
+            forward(images[:count])
     except UserError as error:
         pipe.send_bytes(json.dumps({"error": str(error), "exit_code": error.exit_code}).encode())
         return

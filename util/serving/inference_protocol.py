@@ -12,6 +12,7 @@ Source: https://github.com/kserve/open-inference-protocol and Triton's extension
 
 import json
 import math
+import reprlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from util.serving.requests import RequestError
+from util.serving.requests import MAX_VALUES, RequestError, read_json
 
 HEADER_LENGTH = "inference-header-content-length"
 FILES = "_files"  # behind the name of the model that takes files
@@ -82,12 +83,10 @@ def read_request(
 ) -> InferRequest:
     """Returns what a request for inference asks for; anything that the protocol does not allow is a RequestError."""
     size = headers.get(HEADER_LENGTH, str(len(body)))
-    if not size.isdecimal() or int(size) > len(body):
+    if not size.isdecimal() or len(size) > len(str(len(body))) or int(size) > len(body):
         raise RequestError(400, f"{HEADER_LENGTH} is not the length of the JSON at the body's beginning")
-    try:
-        values = json.loads(body[: int(size)])
-    except (ValueError, RecursionError):
-        raise RequestError(400, "the request is not JSON") from None
+    numbers = max_images * math.prod(image_shape)
+    values = read_json(body[: int(size)], most=MAX_VALUES + (0 if takes_files else 2 * numbers))
     inputs = _list(_table(values, "the request").get("inputs"), "inputs")
     if len(inputs) != 1 or _table(inputs[0], "an input").get("name") != IMAGES:
         raise RequestError(400, f'the model has one input, "{IMAGES}"')
@@ -100,16 +99,25 @@ def read_request(
     files = images = None
     if takes_files:
         if len(shape) != 1:
-            raise RequestError(400, f"image files have the shape [B], got {list(shape)}")
+            raise RequestError(400, f"image files have the shape [B], got {reprlib.repr(list(shape))}")
         files = _texts(data, shape[0])
     else:
         if shape[1:] != image_shape:
-            raise RequestError(400, f"images have the shape {[-1, *image_shape]}, got {list(shape)}")
+            raise RequestError(400, f"images have the shape {[-1, *image_shape]}, got {reprlib.repr(list(shape))}")
         images = list(_floats(data, shape))
     number = values.get("id")
-    if number is not None and not isinstance(number, str):
+    if number is not None and not (isinstance(number, str) and _is_unicode(number)):
         raise RequestError(400, "the id is a text")
     return InferRequest(id=number, files=files, images=images, outputs=outputs)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be sent: JSON can write half a character, `\\ud800`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _table(value: Any, what: str) -> dict[str, Any]:
@@ -127,7 +135,7 @@ def _list(value: Any, what: str) -> list[Any]:
 def _input(given: dict[str, Any], binary: memoryview, *, datatype: str) -> tuple[tuple[int, ...], Any]:
     """Returns an input's shape, and its data: a list of JSON, or bytes."""
     if given.get("datatype") != datatype:
-        raise RequestError(400, f'the datatype of "{IMAGES}" is {datatype}, got {given.get("datatype")!r}')
+        raise RequestError(400, f'the datatype of "{IMAGES}" is {datatype}, got {reprlib.repr(given.get("datatype"))}')
     shape = tuple(_list(given.get("shape"), "a shape"))
     if not shape or not all(type(side) is int and 0 <= side < 1 << 31 for side in shape):
         raise RequestError(400, "a shape is a list of numbers")
@@ -135,7 +143,7 @@ def _input(given: dict[str, Any], binary: memoryview, *, datatype: str) -> tuple
     if size is None:
         return shape, _list(given.get("data"), "data")
     if type(size) is not int or size != len(binary):
-        raise RequestError(400, f"binary_data_size is {size!r}, behind the JSON are {len(binary)} bytes")
+        raise RequestError(400, f"binary_data_size is {reprlib.repr(size)}, behind the JSON are {len(binary)} bytes")
     return shape, binary
 
 
@@ -144,7 +152,7 @@ def _floats(data: Any, shape: tuple[int, ...]) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):  # what overflows is refused below, without a line in the log
             values = np.frombuffer(data, "<f4") if isinstance(data, memoryview) else np.array(data, np.float32).ravel()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise RequestError(400, "the data are not numbers of float32") from None
     if values.size != count:
         raise RequestError(400, f"the shape {list(shape)} has {count} numbers, got {values.size}")

@@ -7,7 +7,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from util.serving.app_state import Classifier
+from util.serving.classifier import Classifier
 from util.serving.documents import ERRORS, INFER
 from util.serving.inference_protocol import (
     ATTENTION,
@@ -64,7 +64,8 @@ def create_router(classifier: Classifier) -> APIRouter:
         deadline = asyncio.get_running_loop().time() + classifier.limits.seconds
         takes_files = known(model, version)
         body = await read_body(request, max_bytes=classifier.limits.max_bytes, seconds=classifier.limits.seconds)
-        asked = read_request(
+        asked = await asyncio.to_thread(
+            read_request,
             request.headers,
             body,
             image_shape=shape,
@@ -77,7 +78,7 @@ def create_router(classifier: Classifier) -> APIRouter:
         arrays = {LOGITS: computed.logits}
         if computed.attention is not None:
             arrays[ATTENTION] = computed.attention
-        content, headers = answer(asked, model, arrays, classifier.class_names)
+        content, headers = await asyncio.to_thread(answer, asked, model, arrays, classifier.class_names)
         return Response(content, headers=headers)
 
     # the version is a part of the path, which may be left out; a default would make it a part of the query

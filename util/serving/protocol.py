@@ -44,23 +44,25 @@ class GuardedProtocol(HttpToolsProtocol):
     admission: ClassVar[Admission]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # until when what is arriving must be there
+        self._write_timer: asyncio.TimerHandle | None = None  # until when an answer must be read
         self._in_head = False
         self._in_body = False
+        self._foreign_body = 0  # bytes still to come of a body that the parser leaves to another protocol
         self._is_dropped = False  # the request was refused, and the rest of its body is of no use
         self._head_begun = 0.0
         self._head_bytes = 0
         self._refusal: tuple[int, str] | None = None
         self._is_closed = False
         super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]
+        self._begin_head()  # also where it is refused: its request is let in, or a reset would take the answer along
         if len(self.connections) > self.limits.connections:
             self.refuse(503, "too many connections are open")
-            return
-        self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closed = True
         self._stop_timer()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -70,11 +72,34 @@ class GuardedProtocol(HttpToolsProtocol):
             self._begin_head()
         if self._in_head:
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._feed(data)
         if self._refusal is not None:
             self.refuse(*self._refusal)
         elif self._in_head and self._head_bytes > self.limits.head_bytes:
             self._refuse_head()
+
+    def _feed(self, data: bytes) -> None:
+        """Parses; `Upgrade: h2c`, which some clients send with any request, is ignored, as HTTP allows.
+
+        The parser takes what follows such a head for the other protocol's, so its body is counted here.
+        """
+        self._unset_keepalive_if_required()
+        while data:
+            if self._foreign_body:
+                part, data = data[: self._foreign_body], data[self._foreign_body :]
+                self._foreign_body -= len(part)
+                self.on_body(part)
+                if not self._foreign_body:
+                    self.on_message_complete()
+                continue
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self.refuse(400, "the request is not valid HTTP")
+                return
 
     @property
     def _is_idle(self) -> bool:
@@ -91,6 +116,12 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.url) > self.limits.url_bytes or size > self.limits.head_bytes:
             self._refusal = self._head_refusal()
             return
+        if self.parser.should_upgrade():
+            given = dict(self.headers)
+            self._foreign_body = int(given.get(b"content-length", b"0"))
+            if b"transfer-encoding" in given:
+                self._refusal = (400, "a request with Upgrade needs a Content-Length")
+                return
         self._start_timer(self._head_begun + self.limits.request_seconds - self.loop.time(), self._late)
         if self._is_idle:
             refused = self.admission.refusal(self.parser.get_method(), self.url, self.headers)
@@ -107,6 +138,8 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._foreign_body:
+            return
         self._in_body = False
         self._stop_timer()
         if self._is_dropped:
@@ -138,9 +171,6 @@ class GuardedProtocol(HttpToolsProtocol):
             and int(length) <= self.limits.dropped_bytes
             and not self.flow.write_paused
         )
-
-    def send_400_response(self, msg: str) -> None:
-        self.refuse(400, "the request is not valid HTTP")
 
     def _head_refusal(self) -> tuple[int, str]:
         if len(self.url) > self.limits.url_bytes:
@@ -180,11 +210,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._start_timer(self.limits.write_seconds, self._cut)
+        self._write_timer = self.loop.call_later(self.limits.write_seconds, self._cut)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_timer()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _cut(self) -> None:
         """Ends the connection by a reset, so that the system keeps nothing of what the client has not read."""

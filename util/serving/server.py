@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import signal
 import socket
 import sys
@@ -14,9 +15,9 @@ from fastapi import FastAPI
 
 from util.errors import OutputError, UserError
 from util.serving.admission import Admission
-from util.serving.app_state import Classifier
+from util.serving.classifier import Classifier
 from util.serving.observed import log, say
-from util.serving.protocol import Limits, protocol_with
+from util.serving.protocol import GuardedProtocol, Limits, protocol_with
 
 BACKLOG = 2048  # connections that the system holds until they are taken
 SWITCH_SECONDS = 0.001  # Python's threads take turns so often: decoding must not keep answers waiting
@@ -25,8 +26,9 @@ SWITCH_SECONDS = 0.001  # Python's threads take turns so often: decoding must no
 class Server(uvicorn.Server):
     """uvicorn's, whose SIGTERM and SIGINT are a wish and no error, and which can be told to end with an error."""
 
-    def __init__(self, config: uvicorn.Config, *, on_stop: Callable[[], object]) -> None:
+    def __init__(self, config: uvicorn.Config, *, drain: float, on_stop: Callable[[], object]) -> None:
         super().__init__(config)
+        self._drain = drain
         self._on_stop = on_stop
         self.error: UserError | None = None
 
@@ -45,6 +47,20 @@ class Server(uvicorn.Server):
             self.force_exit = True
         self.should_exit = True
         self._on_stop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Waits for what was accepted; after `drain` seconds the rest is refused."""
+        late = asyncio.get_running_loop().call_later(self._drain, self._refuse_rest)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            late.cancel()
+
+    def _refuse_rest(self) -> None:
+        rest = [c for c in self.server_state.connections if isinstance(c, GuardedProtocol)]
+        say("drain is over", connections=len(rest))
+        for connection in rest:
+            connection.refuse(503, "the server is stopping")
 
     def end_with(self, error: UserError) -> None:
         """Ends the server; `error` is for whoever started it."""
@@ -83,13 +99,13 @@ def run(
     sys.setswitchinterval(SWITCH_SECONDS)
     config = uvicorn.Config(
         app, http=protocol_with(limits, admission), ws="none", loop="asyncio", lifespan="on", log_config=None,
-        access_log=False, server_header=False, timeout_graceful_shutdown=max(1, round(drain)), timeout_keep_alive=5,
+        access_log=False, server_header=False, timeout_graceful_shutdown=math.ceil(drain) + 1, timeout_keep_alive=5,
     )  # fmt: skip
 
     def stopping() -> None:
         classifier.is_draining = True
 
-    holder.server = server = Server(config, on_stop=stopping)
+    holder.server = server = Server(config, drain=drain, on_stop=stopping)
     asyncio.run(_serve(server, host, port))
     if server.error is not None:
         raise server.error
@@ -102,9 +118,13 @@ async def listen(host: str, port: int) -> socket.socket:
         [address, *_] = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # the protocol is named, or asyncio leaves Nagle's algorithm on, and every answer waits 40 ms for the client
         listening = socket.socket(address[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address[4])
-        listening.listen(BACKLOG)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address[4])
+            listening.listen(BACKLOG)
+        except OSError:
+            listening.close()
+            raise
     except OSError as error:
         raise OutputError(f"{host}:{port}: cannot be listened at: {error.strerror or error}") from None
     return listening

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from util.data.transforms import Part
 from util.deploy.manifest import Manifest
 from util.serving.batcher import Batcher, Outputs, RefusedError
 from util.serving.requests import RequestError, load_image
+
+Loaded = tuple[np.ndarray, Part]  # an image, float32 (C, H, W), and what part of its picture that is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,44 +95,70 @@ class Classifier:
     async def compute(self, request: Request, images: Sequence[bytes | np.ndarray], deadline: float) -> Computed:
         """Returns what a request's images come to, or says by a RequestError or RefusedError why not.
 
-        images: files, or float32 (C, H, W) each. deadline: of the event loop's clock.
+        images: files, or float32 (C, H, W) each. deadline: of the event loop's clock; it holds for decoding, too.
         """
         with self.batcher.room(len(images)):
-            loaded = await asyncio.gather(*(self._load(i, image) for i, image in enumerate(images)))
-            outputs = await self._outputs(request, [array for array, _ in loaded], deadline)
-        logits, *maps = (np.stack(output) for output in zip(*outputs, strict=True))
-        return Computed(logits=logits, attention=maps[0] if maps else None, parts=[part for _, part in loaded])
+            work = asyncio.create_task(self._decode_and_run(images))
+            gone = asyncio.create_task(_until_gone(request))
+            try:
+                left = deadline - asyncio.get_running_loop().time()
+                waited: set[asyncio.Task[Any]] = {work, gone}
+                done, _ = await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if work in done:
+                    return work.result()
+                if gone in done:
+                    raise RequestError(400, "the client has gone")
+                raise RefusedError("the images were not computed in time", retry_after=self.batcher.expected_wait())
+            finally:
+                gone.cancel()
+                work.cancel()
+                await asyncio.gather(work, gone, return_exceptions=True)
 
-    async def _load(self, i: int, image: bytes | np.ndarray) -> tuple[np.ndarray, Part]:
-        if isinstance(image, np.ndarray):
-            return image, (0.0, 0.0, 1.0, 1.0)
-
-        def load() -> tuple[np.ndarray, Part]:
-            array, source = load_image(image, self._transform, max_pixels=self.limits.max_pixels, number=i)
-            return array, self.preprocessing.seen_part(source)
-
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, load)
-
-    async def _outputs(self, request: Request, images: Sequence[np.ndarray], deadline: float) -> list[Outputs]:
-        """Waits for the images' outputs, unless the client goes or the time is over; then they are not computed."""
-        answers = [self.batcher.submit(image) for image in images]
-        both = asyncio.ensure_future(asyncio.gather(*answers))
-        gone = asyncio.create_task(_until_gone(request))
+    async def _decode_and_run(self, images: Sequence[bytes | np.ndarray]) -> Computed:
+        """Decodes and computes; cancelled, what has not begun is not done any more."""
+        loading = [self._load(i, image) for i, image in enumerate(images)]
+        answers: list[asyncio.Future[Outputs]] = []
         try:
-            left = deadline - asyncio.get_running_loop().time()
-            waited: set[asyncio.Future[Any]] = {both, gone}
-            done, _ = await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if both in done:
-                return both.result()
-            if gone in done:
-                raise RequestError(400, "the client has gone")
-            raise RefusedError("the images were not computed in time", retry_after=self.batcher.expected_wait())
+            loaded = await asyncio.gather(*loading)
+            answers = [self.batcher.submit(array) for array, _ in loaded]
+            outputs = await asyncio.gather(*answers)
         finally:
-            gone.cancel()
-            both.cancel()
+            for decoding in loading:
+                decoding.cancel()
             for answer in answers:
                 answer.cancel()
-            await asyncio.gather(both, gone, return_exceptions=True)
+        logits, *maps = (np.stack(output) for output in zip(*outputs, strict=True))
+        if not all(np.isfinite(found).all() for found in (logits, *maps)):
+            raise RequestError(422, "the model gives no finite numbers for these images")
+        return Computed(logits=logits, attention=maps[0] if maps else None, parts=[part for _, part in loaded])
+
+    def _load(self, number: int, image: bytes | np.ndarray) -> "asyncio.Future[Loaded]":
+        """Returns what will be an image as the model takes it.
+
+        A thread that decodes cannot be stopped. Who does not wait for it any more leaves it its place until it ends, so
+        that no others are let in behind it.
+        """
+        loop = asyncio.get_running_loop()
+        if isinstance(image, np.ndarray):
+            ready: asyncio.Future[Loaded] = loop.create_future()
+            ready.set_result((image, (0.0, 0.0, 1.0, 1.0)))
+            return ready
+
+        def load() -> Loaded:
+            begun = time.perf_counter()
+            array, source = load_image(image, self._transform, max_pixels=self.limits.max_pixels, number=number)
+            self.batcher.from_thread(self.batcher.note_decoding, time.perf_counter() - begun)
+            return array, self.preprocessing.seen_part(source)
+
+        running = self._decoders.submit(load)
+        future = asyncio.wrap_future(running)
+
+        def left(done: "asyncio.Future[Loaded]") -> None:
+            if done.cancelled() and not running.done():
+                self.batcher.hold_until(running)
+
+        future.add_done_callback(left)
+        return future
 
 
 async def _until_gone(request: Request) -> None:

@@ -95,8 +95,8 @@ def soak(server: Server, files: Sequence[bytes], *, wanted: float | None, minute
         refused = len(told) - len(answered)
         found.append(Minute(sent=len(told), refused=refused, wrong=wrong, p99=quantile(told, 0.99), use=server.use()))
         now = found[-1]
-        print(f"{i + 1:6} {now.sent:8} {now.refused:8} {now.wrong:6} {1e3 * now.p99:9.1f} {now.use.megabytes:8.1f} {now.use.files:6} "
-              f"{now.use.threads:8}", flush=True)  # fmt: skip
+        print(f"{i + 1:6} {now.sent:8} {now.refused:8} {now.wrong:6} {1e3 * now.p99:9.1f} {now.use.megabytes:8.1f} "
+              f"{now.use.files:6} {now.use.threads:8}", flush=True)  # fmt: skip
     return found
 
 
@@ -113,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         finally:
             code = server.stop()
     wrong = sum(minute.wrong for minute in minutes)
-    print(f"\n{sum(minute.sent for minute in minutes)} answers, {sum(minute.refused for minute in minutes)} refused, {wrong} wrong; "
+    refused = sum(minute.refused for minute in minutes)
+    print(f"\n{sum(minute.sent for minute in minutes)} answers, {refused} refused, {wrong} wrong; "
           f"{growth(minutes):.2f} MB in ten minutes; stopped with {code}")  # fmt: skip
     if given.json is not None:
         given.json.write_text(json.dumps([asdict(minute) for minute in minutes], indent=2) + "\n", encoding="utf-8")

@@ -84,7 +84,7 @@ class GuardedProtocol(HttpToolsProtocol):
         The parser takes what follows such a head for the other protocol's, so its body is counted here.
         """
         self._unset_keepalive_if_required()
-        while data:
+        while data and self._refusal is None:
             if self._foreign_body:
                 part, data = data[: self._foreign_body], data[self._foreign_body :]
                 self._foreign_body -= len(part)
@@ -193,7 +193,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def refuse(self, status: int, reason: str) -> None:
         """Answers and closes, unless an answer is under way already: then the connection just ends."""
-        self._refusal = self._refusal or (status, reason)
+        status, reason = self._refusal = self._refusal or (status, reason)
         self._stop_timer()
         if self.transport.is_closing():
             return

@@ -1,0 +1,149 @@
+"""Deadlines of a connection, and what it makes of unusual requests; in front of an application of a few lines."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from tests.scripts.background import SLOWNESS
+from util.serving.protocol import Limits, protocol_with
+
+LIMITS = Limits(head_seconds=1.0, request_seconds=1.0, write_seconds=1.0, linger_seconds=0.5, connections=3)
+LARGE = 1 << 22  # bytes of an answer that no system takes in at once
+
+
+class Open:
+    """Lets everybody in."""
+
+    def refusal(self, method: bytes, url: bytes, headers: Any) -> None:
+        return None
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the body; at /large with so much that a client has to read."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    data = b"x" * LARGE if scope["path"] == "/large" else body
+    headers = [(b"content-length", str(len(data)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": data})
+
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def serve(work: Callable[[Callable[[], Awaitable[Streams]]], Awaitable[None]]) -> None:
+    """Runs `work`, which is given a function that connects."""
+
+    async def main() -> None:
+        admission: Any = Open()
+        protocol, state = protocol_with(LIMITS, admission), ServerState()
+        config = Config(application, ws="none", lifespan="off", log_config=None)
+        config.load()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server:
+            await asyncio.wait_for(work(lambda: asyncio.open_connection("127.0.0.1", port, limit=1 << 16)), 60)
+
+    asyncio.run(main())
+
+
+async def read_all(reader: asyncio.StreamReader) -> bytes:
+    """Reads until the server closes, however it does."""
+    data = b""
+    try:
+        while chunk := await reader.read(1 << 16):
+            data += chunk
+    except ConnectionError:
+        pass
+    return data
+
+
+@pytest.mark.parametrize("second", [b"", b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_who_does_not_read_is_cut_off_whatever_else_it_asks(second: bytes) -> None:
+    async def work(connect: Callable[[], Awaitable[Streams]]) -> None:
+        _, writer = await connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0.2)
+        writer.write(second)
+        begun = time.monotonic()
+        while not writer.is_closing() and time.monotonic() - begun < 10 * SLOWNESS:
+            await asyncio.sleep(0.1)
+            writer.write(b"\r\n")
+        assert time.monotonic() - begun < 5 * SLOWNESS
+
+    serve(work)
+
+
+def test_a_head_that_does_not_come_is_cut_off_also_after_an_answer_was_read() -> None:
+    async def work(connect: Callable[[], Awaitable[Streams]]) -> None:
+        reader, writer = await connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0.2)
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        reading = asyncio.create_task(read_all(reader))
+        writer.write(b"GET / HTTP/1.1\r\nX: ")
+        begun = time.monotonic()
+        answer = await asyncio.wait_for(reading, 10 * SLOWNESS)
+        assert b"the request's head did not arrive in time" in answer[-500:]
+        assert time.monotonic() - begun < 5 * SLOWNESS
+
+    serve(work)
+
+
+def test_one_connection_too_many_learns_that_although_it_sends() -> None:
+    async def work(connect: Callable[[], Awaitable[Streams]]) -> None:
+        held = [await connect() for _ in range(LIMITS.connections)]
+        for _ in range(20):
+            reader, writer = await connect()
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000)
+            answer = await read_all(reader)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"too many connections are open" in answer
+            writer.close()
+        for _, writer in held:
+            writer.close()
+
+    serve(work)
+
+
+@pytest.mark.parametrize("cuts", [(), (30,), (170, 172)])
+def test_an_upgrade_to_another_protocol_is_ignored_and_the_body_is_read(cuts: tuple[int, ...]) -> None:
+    """As curl --http2 and Java's client send it."""
+    head = (
+        b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk"
+    )
+    request = head + b"\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+    async def work(connect: Callable[[], Awaitable[Streams]]) -> None:
+        reader, writer = await connect()
+        for begin, end in zip((0, *cuts), (*cuts, len(request)), strict=True):
+            writer.write(request[begin:end])
+            await asyncio.sleep(0.05)
+        answer = await read_all(reader)
+        assert answer.count(b"HTTP/1.1 200 OK") == 2
+        assert b"\r\n\r\nhello" in answer
+
+    serve(work)
+
+
+def test_an_upgrade_whose_body_has_no_length_is_refused() -> None:
+    async def work(connect: Callable[[], Awaitable[Streams]]) -> None:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n")
+        writer.write(b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+        answer = await read_all(reader)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert "Content-Length" in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+
+    serve(work)

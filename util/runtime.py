@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import importlib.util
 import io
+import math
 import os
 import signal
 import sys
@@ -49,8 +50,32 @@ def cpu_vendor() -> str:
     return "unknown"
 
 
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cpu_quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Returns the cores whose time this process may use, by its control groups; infinite where nothing limits it.
+
+    A container with `--cpus 2`, a pod with `limits: {cpu: 2}` or a service with `CPUQuota=200%` sees all cores of its
+    machine, and is stopped for a part of each 0.1 s when its threads have used up that time.
+    """
+    found = [math.inf]
+    with contextlib.suppress(OSError, ValueError):  # version 1
+        quota, period = (int((groups / f"cpu/cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        found += [quota / period] if quota > 0 else []
+    with contextlib.suppress(OSError, ValueError):  # version 2: of the process's own group, and those around it
+        lines = own.read_text().splitlines()
+        name = next((line for line in lines if line.startswith("0::")), "0::")[3:].strip("/")
+        for folder in (groups / name, *(groups / name).parents):
+            with contextlib.suppress(OSError, ValueError):  # `max`, or no such limit here
+                quota, period = map(int, (folder / "cpu.max").read_text().split())
+                found.append(quota / period)
+            if folder == groups:
+                break
+    return min(found)
+
+
+def available_cores() -> int:
+    """Returns the cores that this process may run on, or whose time it may use, if those are fewer; at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, math.ceil(min(cpu_quota(), cores))))
 
 
 def count_threads(cpu_threads: int | None) -> int:
@@ -61,7 +86,7 @@ def count_threads(cpu_threads: int | None) -> int:
     if cpu_threads is not None:
         return cpu_threads
     local_processes = max(1, int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, _available_cores() // local_processes)))
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, available_cores() // local_processes)))
     if not (threads.isdecimal() and 0 < int(threads) <= MAX_THREADS):
         raise UsageError(f"the variable OMP_NUM_THREADS must be a number in [1, {MAX_THREADS}]; got {threads!r}")
     return int(threads)

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from tests.scripts.background import SLOWNESS
@@ -54,11 +55,18 @@ def requests() -> list[bytes]:
     """Returns a good request of each kind, as its bytes."""
     body, kind = form(BASELINE, CHELSEA[:3000])
     tensor = {"name": "images", "datatype": "FP32", "shape": [1, 3, 32, 32], "data": [0.5] * 3072}
+    numbers = np.full(3072, 0.5, np.float32).tobytes()
+    behind = {name: tensor[name] for name in ("name", "datatype", "shape")} | {
+        "parameters": {"binary_data_size": 12288}
+    }
+    text = json.dumps({"id": "a", "inputs": [behind], "outputs": [{"name": "logits"}]}).encode()
+    tensors = f"application/octet-stream\r\nInference-Header-Content-Length: {len(text)}"
     posts = (
         ("/v1/classify?top_k=3", "image/jpeg", BASELINE),
         ("/v1/classify", kind, body),
         ("/v1/classify", "application/json", json.dumps({"image": "AAAA"}).encode()),
         ("/v2/models/cvt_nano_32x32/infer", "application/json", json.dumps({"inputs": [tensor]}).encode()),
+        ("/v2/models/cvt_nano_32x32/infer", tensors, text + numbers),
     )
     heads = [
         (f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"

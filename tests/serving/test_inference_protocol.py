@@ -98,6 +98,11 @@ FILE = {"name": "images", "datatype": "BYTES", "shape": [1]}
         ({"inputs": [IMAGE], "outputs": [{"name": "x"}]}, 400, "one output"),
         ({"inputs": [IMAGE], "outputs": [{"name": "logits", "parameters": {"classification": -1}}]}, 400, "a number"),
         ({"inputs": [IMAGE], "id": 1}, 400, "the id is a text"),
+        ({"inputs": [IMAGE], "id": "\ud800"}, 400, "the id is a text"),
+        ({"inputs": [IMAGE | {"data": [10**400] * 3072}]}, 400, "not numbers of float32"),
+        ({"inputs": [IMAGE | {"data": [3e38] * 3072}]}, 422, "no finite numbers"),
+        ({"inputs": [IMAGE | {"data": [[]] * 300_000}]}, 413, "JSON may have up to"),
+        ({"inputs": [IMAGE | {"datatype": "x" * 10_000}]}, 400, "got 'xxxxxxxxxxxx...xxxxxxxxxxxxx'"),
         ({"inputs": [IMAGE | {"parameters": {"binary_data_size": 5}}]}, 400, "behind the JSON are 0 bytes"),
     ],
 )
@@ -126,6 +131,6 @@ def test_names_versions_and_headers(server: Serving) -> None:
     for path in ("/v2/models/other", "/v2/models/other/ready", f"/v2/models/{MODEL}/versions/2"):
         assert server.get(path).status == 404
     assert infer(server, {"inputs": [IMAGE]}, name="other").status == 404
-    for length in ("-1", "x", "99999999"):
+    for length in ("-1", "x", "99999999", "9" * 5000):
         assert infer(server, {"inputs": [IMAGE]}, Inference_Header_Content_Length=length).status == 400
     assert server.get("/v2").values["extensions"] == ["classification", "binary_tensor_data"]

@@ -19,7 +19,7 @@ from bench.load import closed_loops, open_loop, quantile, run
 from tests.scripts.background import SLOWNESS, wait_until
 from tests.scripts.run import last_error
 from tests.scripts.run import run as run_script
-from tests.serving.served import Serving, form
+from tests.serving.served import Answered, Serving, form
 from tests.serving.test_classify import CHELSEA, COFFEE
 from tests.util.data.test_images_odd import BASELINE, EXACT
 from util.processes import children
@@ -127,6 +127,35 @@ def test_a_stop_answers_what_was_accepted(number: signal.Signals, exported: Path
         assert set(logged) <= {200, 503}
         assert server.code(12 * SLOWNESS) == 0
         assert [event["event"] for event in server.events("stopped")] == ["stopped"]
+
+
+def test_what_is_not_answered_when_the_drain_is_over_is_refused(exported: Path, tmp_path: Path) -> None:
+    with Serving(exported, tmp_path, "--engine", "onnxruntime", "--drain", "1", "--deadline", "60") as server:
+        server.wait_ready()
+        [engine] = children()[server.pid]
+        os.kill(engine, signal.SIGSTOP)
+        answers: list[Answered] = []
+        asking = threading.Thread(target=lambda: answers.append(server.classify(BASELINE)))
+        asking.start()
+        wait_until(lambda: server.metric("paddle_cvt_held_images") == 1, "accepted", 5 * SLOWNESS)
+        os.kill(server.pid, signal.SIGTERM)
+        asking.join()
+        assert (answers[0].status, answers[0].error) == (503, "the server is stopping")
+        assert server.code(6 * SLOWNESS) == 0
+        assert [event["connections"] for event in server.events("drain is over")] == [1]
+
+
+def test_pictures_that_decode_slowly_are_given_up_at_the_deadline(exported: Path, tmp_path: Path) -> None:
+    """What was being decoded for them keeps its places, so that nobody is let in behind it to wait in vain."""
+    file = io.BytesIO()
+    Image.new("RGB", (6300, 6300)).save(file, "PNG")
+    with Serving(exported, tmp_path, "--engine", "onnxruntime", "--deadline", "2") as server:
+        server.wait_ready()
+        answer = server.classify(form(*[file.getvalue()] * 16)[0], kind=form()[1])
+        assert (answer.status, "not computed in time" in answer.error) == (503, True)
+        assert answer.seconds < (2 + 2) * SLOWNESS
+        wait_until(lambda: server.metric("paddle_cvt_held_images") == 0, "threads free", 20 * SLOWNESS)
+        assert server.classify(BASELINE).status == 200
 
 
 def test_a_stop_while_the_model_is_loaded(exported: Path, tmp_path: Path) -> None:

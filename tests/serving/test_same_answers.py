@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from tritonclient import http
 
 from models import create_model
+from tests.deploy.environments import ROOT, call, make_environment
 from tests.scripts.run import run
 from tests.serving.conftest import NAMES
 from tests.serving.served import Serving
@@ -80,6 +81,12 @@ def test_pictures_are_told_apart(predicted: Top5) -> None:
 def test_infer_has_the_answers_of_predict(program: str, engine: str, place: Path, predicted: Top5) -> None:
     given = ("--model_file", f"export/{program}", "--engine", engine, "--input_file", "pictures")
     assert_same(as_printed(run("infer.py", *given, cwd=place).stdout), predicted)
+
+
+def test_an_environment_without_paddle_has_them(place: Path, predicted: Top5, tmp_path: Path) -> None:
+    python = make_environment(tmp_path / "environment", ["deploy/requirements.txt"])
+    options = ("--model_dir", place / "export", "--input_file", "pictures")
+    assert_same(as_printed(call(python, ROOT / "infer.py", *options, cwd=place).stdout), predicted)
 
 
 @pytest.fixture(scope="module")

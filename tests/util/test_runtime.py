@@ -1,13 +1,16 @@
 """What is set up before Paddle is loaded."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.scripts.run import ROOT
+from util import runtime
 
 LATE = """
 import os, signal
@@ -21,6 +24,36 @@ runtime._load_paddle = load_and_be_stopped
 runtime.start(None)
 print("alive")
 """
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "cores"),
+    [
+        ("0::/", {}, math.inf),
+        ("0::/", {"cpu.max": "max 100000"}, math.inf),
+        ("0::/", {"cpu.max": "250000 100000"}, 2.5),
+        ("0::/a/b", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2.0),
+        ("0::/a/b", {"cpu.max": "100000 100000", "a/b/cpu.max": "200000 100000"}, 1.0),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"}, 1.5),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+        ("0::/", {"cpu.max": "what is this"}, math.inf),
+    ],
+)
+def test_the_cores_that_a_container_may_use(
+    own: str, files: dict[str, str], cores: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").write_text(own + "\n")
+    for name, text in files.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    quota = runtime.cpu_quota(tmp_path / "groups", tmp_path / "own")
+    assert quota == cores
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(runtime, "cpu_quota", lambda: quota)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("PADDLE_LOCAL_SIZE", raising=False)
+    assert runtime.count_threads(None) == min(8, math.ceil(min(cores, 8)))
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError(
             "--attention: a map has the grid of one size; leave out --dynamic_size, export once for each --input_size"
         )
+    if open_size and not settings.export.fold and settings.export.format != "paddle":
+        raise UsageError("--no_fold with --dynamic_size cannot be written as ONNX: paddle2onnx ends in a crash")
     folder = Path(settings.export.output)
     chosen = settings.export
     onnx = chosen.format != "paddle"

@@ -89,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     metrics, holder = Metrics(), Holder()
 
+    def ready() -> None:
+        say("engine ready")
+
     def died(reason: str) -> None:
         metrics.deaths.inc()
         say("engine failed", reason=reason)
@@ -105,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             max_queue=serve.max_queue,
             deadline=serve.deadline,
             decode_threads=serve.decode_threads,
-            listeners=Listeners(batch=computed, death=died, failure=holder.end_with),
+            listeners=Listeners(ready=ready, batch=computed, death=died, failure=holder.end_with),
         )
 
     limits = RequestLimits(

@@ -179,6 +179,16 @@ def test_an_engine_that_dies_is_replaced(exported: Path, tmp_path: Path) -> None
         assert children()[server.pid] != [engine]
 
 
+def test_an_engine_that_dies_while_nobody_asks_is_replaced(exported: Path, tmp_path: Path) -> None:
+    with Serving(exported, tmp_path, "--engine", "onnxruntime") as server:
+        server.wait_ready()
+        [engine] = children()[server.pid]
+        os.kill(engine, signal.SIGKILL)
+        wait_until(lambda: len(server.events("engine ready")) == 2, "ready again", 30 * SLOWNESS)
+        assert server.metric("paddle_cvt_engine_deaths_total") == 1
+        assert server.classify(BASELINE).status == 200
+
+
 def test_an_engine_that_is_stuck_is_replaced_and_nobody_waits_for_it(exported: Path, tmp_path: Path) -> None:
     with Serving(exported, tmp_path, "--engine", "onnxruntime", "--deadline", "2") as server:
         server.wait_ready()

@@ -23,7 +23,7 @@ MAX_PIXELS = 178_956_970  # Pillow's limit: above it a small file can ask for gi
 # What Pillow's parsers raise on broken input, besides OSError.
 _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
-    struct.error, zlib.error, Image.DecompressionBombError,
+    struct.error, zlib.error,
 )  # fmt: skip
 
 
@@ -98,6 +98,9 @@ def decode_image(source: str | Path | bytes, *, name: str | None = None, max_pix
             return _to_rgb(image)
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:  # "Image size (3600000000 pixels) exceeds ...", while it is opened
+        pixels = str(error).partition("(")[2].partition(" ")[0]
+        raise ImageError(path, f"has {pixels} pixels, more than {max_pixels}") from None
     except Image.UnidentifiedImageError:
         raise ImageError(path, f"is not an image ({', '.join(FORMATS)})") from None
     except _DECODE_ERRORS as error:

@@ -95,6 +95,11 @@ def load_foreign(
     num_classes, output = _output(path, graph)
 
     yml = _beside(path)
+    if yml is not None and yml.is_ours:
+        raise MissingInputError(
+            f"{path.parent / MANIFEST}: no such file, but the folder is an export of this project, and only that file "
+            "says which bytes the others have; copy all of the export"
+        )
     preprocessing = _preprocessing(path, preprocess, shape, yml)
     class_names, named_by = _class_names(path, num_classes, names_file, yml)
     manifest = Manifest(

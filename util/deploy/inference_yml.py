@@ -42,6 +42,7 @@ _ARGUMENTS = {
     "NormalizeImage": {"scale", "mean", "std", "order", "channel_num", "output_fp16"},
     "ToCHWImage": set[str](),
 }
+_MARK = "written by export_model.py"
 _FRACTION = re.compile(r"\s*([0-9.]+)\s*(?:/\s*([0-9.]+)\s*)?")
 
 
@@ -67,7 +68,7 @@ def write_inference_yml(folder: Path, manifest: Manifest) -> bool:
         "PreProcess": {"transform_ops": [*ops, {"NormalizeImage": normalise}, {"ToCHWImage": None}]},
         "PostProcess": {"Topk": {"topk": TOPK, "label_list": list(manifest.class_names)}},
     }
-    text = f"""# {manifest.model}, written by export_model.py: what PaddleX and PaddleClas need to run this folder.
+    text = f"""# {manifest.model}, {_MARK}: what PaddleX and PaddleClas need to run this folder.
 # model_name: PaddleX runs names that it knows alone. This one makes it an image classifier; the weights are not CLIP's.
 # Scores there are the model's {manifest.output}, as neither tool takes a softmax; infer.py's are probabilities.
 {yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}"""
@@ -93,12 +94,13 @@ class InferenceYml:
     """What such a file says.
 
     preprocess: values of Preprocessing. class_names: None if it names none. resized_by_pillow: whether the other tool
-    has the pixels of this project; OpenCV's are others.
+    has the pixels of this project; OpenCV's are others. is_ours: whether it is of an export of this project.
     """
 
     preprocess: dict[str, Any]
     class_names: tuple[str, ...] | None
     resized_by_pillow: bool
+    is_ours: bool = False
 
 
 def read_inference_yml(path: Path) -> InferenceYml:
@@ -116,6 +118,7 @@ def read_inference_yml(path: Path) -> InferenceYml:
             preprocess=_checked(_sizes(ops) | _statistics(ops["NormalizeImage"])),
             class_names=_class_names(values.get("PostProcess")),
             resized_by_pillow=str(ops["ResizeImage"].get("backend")).lower() == "pil",
+            is_ours=_MARK in text.partition("\n")[0],
         )
     except _UnknownError as error:
         raise WeightsError(f"{path}: {error}; give the preprocessing on the command line, without this file") from None

@@ -223,12 +223,17 @@ class ServeOptions:
     host: str = setting("127.0.0.1", "address to listen at; 0.0.0.0: all, for a container", scope="machine", yaml=False)
     port: int = setting(8000, "port; 0: a free one", scope="machine", yaml=False)
     api_key_file: str | None = setting(
-        None, "file with the key that clients must send; none: no key", scope="machine", yaml=False
+        None,
+        "file with the key that clients must send; else the variable PADDLE_CVT_API_KEY; else none",
+        scope="machine",
+        yaml=False,
     )
     engines: int = setting(1, "processes that compute, which share the CPU threads", scope="machine", yaml=False)
     max_batch: int = setting(16, "images that are computed together, at most", scope="machine", yaml=False)
     decode_threads: int = setting(2, "threads that decode images", scope="machine", yaml=False)
-    max_queue: int = setting(128, "images that wait, at most; more are refused", scope="machine", yaml=False)
+    max_queue: int = setting(
+        128, "images that wait beside those being computed, at most; more are refused", scope="machine", yaml=False
+    )
     deadline: float = setting(10.0, "seconds from a request to its answer, at most", scope="machine", yaml=False)
     drain: float = setting(8.0, "seconds to finish what was accepted, after SIGTERM", scope="machine", yaml=False)
     max_connections: int = setting(512, "open connections, at most", scope="machine", yaml=False)

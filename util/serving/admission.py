@@ -25,6 +25,11 @@ class Admission:
         self._journal = journal
         self._key = key
 
+    def note(self, method: bytes, url: bytes, number: str, status: int) -> None:
+        """Notes an answer that the protocol gives by itself, of a request that may not have come as far as its URL."""
+        path = url.partition(b"?")[0].decode("ascii", "replace")
+        self._journal.note(method.decode("ascii", "replace"), path, number, status, 0.0)
+
     def refusal(
         self, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]]
     ) -> tuple[RefusedError, str] | None:
@@ -36,6 +41,6 @@ class Admission:
             self._classifier.batcher.expect()
         except RefusedError as error:
             number = number_of(headers)
-            self._journal.note("POST", path.decode("ascii", "replace"), number, 503, 0.0)
+            self.note(method, url, number, 503)
             return error, number
         return None

@@ -18,7 +18,9 @@ import numpy as np
 from util.errors import INTERNAL
 from util.serving.engine_process import EngineError, EngineProcess, StartError
 
-MAX_DEATHS = 3  # of an engine, one after the other without an answer: then it will not recover by itself
+MAX_DEATHS = 3  # of an engine, one soon after the other without an answer: then it will not recover by itself
+STEADY = 60.0  # seconds after which a death is no longer soon
+WATCH = 1.0  # seconds between two looks whether an engine that has nothing to do still runs
 MEMORY_OF_SPEED = 0.8  # what a batch leaves of the speed that was measured before it
 MEMORY_OF_DECODING = 0.95  # what an image leaves of the one that was measured before it; pictures differ
 MARGIN = 1.5  # by which the expected wait may turn out longer; who is accepted shall not wait in vain
@@ -37,7 +39,9 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Listeners:
-    """Whom the batcher tells: a batch's images and seconds; why an engine ended; that no engine can be kept."""
+    """Whom the batcher tells: an engine is ready; a batch's images and seconds; why it ended; that none can be kept."""
+
+    ready: Callable[[], object] = lambda: None
 
     batch: Callable[[int, float], object] = lambda images, seconds: None
     death: Callable[[str], object] = lambda reason: None
@@ -227,13 +231,14 @@ class Batcher:
         while True:
             try:
                 await loop.run_in_executor(seat.thread, seat.engine.start)
-                seat.is_ready = True
+                seat.is_ready, begun = True, time.monotonic()
+                self._listeners.ready()
                 reason = await self._feed(seat)
             except StartError as error:
                 self._listeners.failure(error)
                 return
             seat.is_ready = False
-            seat.deaths += 1
+            seat.deaths = 1 if time.monotonic() - begun > STEADY else seat.deaths + 1
             self._listeners.death(reason)
             if seat.deaths >= MAX_DEATHS:
                 self._listeners.failure(StartError(f"an engine ended {seat.deaths} times in a row: {reason}", 70))
@@ -247,7 +252,10 @@ class Batcher:
             batch = self._take()
             if not batch:
                 self._wake.clear()
-                await self._wake.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), WATCH)
+                if not seat.engine.is_alive:
+                    return f"the engine's process ended while it had nothing to do: {seat.engine.last_words()}"
                 continue
             if self._queue:
                 self._wake.set()

@@ -100,7 +100,7 @@ class EngineProcess:
                 raise StartError(f"the engine was not ready after {START_SECONDS:.0f} seconds", INTERNAL)
             reply = json.loads(own.recv_bytes())
         except (EOFError, OSError):
-            raise StartError(f"the engine's process ended: {self._last_words()}", INTERNAL) from None
+            raise StartError(f"the engine's process ended: {self.last_words()}", INTERNAL) from None
         if "error" in reply:
             self.kill()
             raise StartError(reply["error"], reply["exit_code"])
@@ -120,7 +120,7 @@ class EngineProcess:
                     raise EngineError(reply["error"])
                 return [np.frombuffer(self._pipe.recv_bytes(), np.float32).reshape(s) for s in reply["shapes"]]
             except (EOFError, OSError):
-                raise EngineError(f"the engine's process ended: {self._last_words()}") from None
+                raise EngineError(f"the engine's process ended: {self.last_words()}") from None
 
     def kill(self) -> None:
         """Ends the process at once; who waits in `run` gets an EngineError."""
@@ -139,7 +139,8 @@ class EngineProcess:
             self._memory.close()
             os.close(self._file)
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """Returns how the process ended."""
         assert self._process is not None
         try:
             code = self._process.wait(5)

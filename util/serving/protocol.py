@@ -198,7 +198,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
-            self._write(status, reason, uuid.uuid4().hex, retry_after=1 if status == 503 else None, close=True)
+            number = uuid.uuid4().hex
+            self._write(status, reason, number, retry_after=1 if status == 503 else None, close=True)
+            self.admission.note(b"", getattr(self, "url", b"") or b"", number, status)
         self.transport.close()
 
     def _write(self, status: int, reason: str, number: str, *, retry_after: int | None, close: bool) -> None:

@@ -303,7 +303,7 @@ BAD_BYTES: dict[str, tuple[bytes, str]] = {
     "99 % of a JPEG": (NOISE[: len(NOISE) * 99 // 100], "truncated"),
     "random bytes": (np.random.default_rng(1).bytes(10_000), "is not an image"),
     "PNG with a flipped bit": (_flipped_png(), "cannot be decoded"),
-    "PNG that asks for gigabytes": (_bomb(), "3600000000 pixels"),
+    "PNG that asks for gigabytes": (_bomb(), "has 3600000000 pixels, more than"),
     "EPS": (_encode(PICTURE, "EPS"), "is not an image"),
     "TIFF": (_encode(PICTURE, "TIFF"), "is not an image"),
     "PSD": (b"8BPS\0\x01\0\0\0\0\0\0\0\x03" + struct.pack(">IIHH", 8, 8, 8, 3) + b"\0" * 300, "is not an image"),
@@ -379,7 +379,7 @@ def test_bomb_takes_little_memory(tmp_path: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
     )  # fmt: skip
     reason, kilobytes = done.stdout.splitlines()
-    assert "3600000000 pixels" in reason
+    assert "has 3600000000 pixels, more than" in reason
     assert int(kilobytes) < 200_000
 
 

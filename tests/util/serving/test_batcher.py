@@ -39,6 +39,9 @@ class Engine:
     def kill(self) -> None:
         self.is_alive = False
 
+    def last_words(self) -> str:
+        return "signal 9"
+
     def close(self) -> None:
         self.is_closed = True
         if self._close is not None:
@@ -155,6 +158,27 @@ def test_whatever_keeps_an_engine_from_starting_is_told(error: Exception, code: 
     run([Engine(start=error)], work, listeners=Listeners(failure=told.append))
     assert [found.exit_code for found in told] == [code]
     assert str(error) in str(told[0])
+
+
+def test_an_engine_that_ends_while_nobody_asks_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WATCH", 0.01)
+    engine, events = Engine(), []
+
+    def start() -> None:
+        engine.is_alive = True
+
+    engine.start = start  # type: ignore[method-assign]
+    listeners = Listeners(ready=lambda: events.append("ready"), death=events.append)
+
+    async def work(batcher: Batcher) -> None:
+        engine.is_alive = False
+        while len(events) < 3:
+            await asyncio.sleep(0.001)
+        assert batcher.is_ready
+        assert await ask(batcher, 2) == 2
+
+    run([engine], work, listeners=listeners)
+    assert events == ["ready", "the engine's process ended while it had nothing to do: signal 9", "ready"]
 
 
 def test_all_engines_are_closed_whatever_one_raises() -> None:

@@ -24,6 +24,9 @@ class Open:
     def refusal(self, method: bytes, url: bytes, headers: Any) -> None:
         return None
 
+    def note(self, method: bytes, url: bytes, number: str, status: int) -> None:
+        pass
+
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
     """Answers with the body; at /large with so much that a client has to read."""

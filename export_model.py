@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from util import options, runtime
 from util.errors import UsageError, run_script
+from util.interrupts import Interrupts
 from util.settings import Settings, parse
 from util.weights.sources import list_if_asked
 
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if settings.export.output is None:
         raise UsageError("no output: name the folder for the exported files with --output")
     arithmetic = runtime.start(settings.threads.cpu_threads)
+    Interrupts(lambda: "the export was not finished").listen()  # so that nothing unfinished is left
 
     # What imports paddle comes after `runtime.start`, which sets what Paddle reads when it loads.
     import models

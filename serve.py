@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from util.serving.app import create_app
     from util.serving.batcher import Batcher, Listeners
     from util.serving.classifier import Classifier, RequestLimits
-    from util.serving.engine_process import EngineProcess, EngineSpec
+    from util.serving.engine_process import EngineProcess, EngineSpec, StartError
     from util.serving.metrics import Metrics
     from util.serving.observed import Journal, say
     from util.serving.protocol import Limits
@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         onednn=model.onednn,
         image_shape=chosen.preprocessing.input_size,
         max_batch=serve.max_batch,
-        manifest=asdict(program.manifest) if chosen.is_foreign else None,
+        manifest=asdict(program.manifest),
+        is_foreign=chosen.is_foreign,
     )
     metrics, holder = Metrics(), Holder()
 
@@ -102,8 +103,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         metrics.batch_seconds.observe(seconds)
 
     def make_batcher() -> Batcher:
+        try:
+            engines = [EngineProcess(spec) for _ in range(serve.engines)]
+        except (OSError, ValueError) as error:
+            holder.end_with(StartError(f"there is no memory for {serve.engines} engines, or no open file: {error}", 70))
+            raise
         return Batcher(
-            [EngineProcess(spec) for _ in range(serve.engines)],
+            engines,
             max_batch=serve.max_batch,
             max_queue=serve.max_queue,
             deadline=serve.deadline,

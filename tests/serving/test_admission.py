@@ -97,6 +97,16 @@ def test_what_is_refused_for_another_reason_still_is(full: Serving) -> None:
     assert full.get("/v1/model", X_API_Key=KEY).status == 200
 
 
+def test_nothing_behind_a_refusal_that_closes_is_answered(full: Serving) -> None:
+    answer = full.say(
+        f"{HEAD}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".encode()
+        + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    )
+    assert (answer.status, answer.headers["connection"]) == (503, "close")
+    assert "images are waiting" in answer.error, "and nothing follows it"
+    assert full.events("internal error") == []
+
+
 def test_who_asks_on_and_does_not_read_is_cut_off(full: Serving) -> None:
     with full.connect() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -109,6 +119,16 @@ def test_who_asks_on_and_does_not_read_is_cut_off(full: Serving) -> None:
         written = Path(f"/proc/{full.pid}/status").read_text(encoding="ascii")
         assert int(written.partition("VmRSS:")[2].split()[0]) < 1 << 20, "answers nobody reads are not kept"
     assert full.get("/healthz").status == 200
+
+
+def test_requests_that_end_without_an_image_give_their_places_back(exported: Path, tmp_path: Path) -> None:
+    with Serving(exported, tmp_path, *ROOM) as server:
+        server.wait_ready()
+        for body, query, kind in ((b"", "", "image/jpeg"), (b"x", "", "text/plain"), (b"x", "?top_k=0", "image/jpeg")):
+            statuses = [server.classify(body, query, kind=kind).status for _ in range(20)]
+            assert 503 not in statuses
+        assert server.ask("POST", "/v2/models/nope/infer", b"{}").status == 404
+        assert server.classify(BASELINE).status == 200
 
 
 def test_a_place_is_kept_for_a_body_that_comes_and_not_for_one_that_does_not(exported: Path, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_another_number_of_classes_is_refused(number: str, server: Serving) -> N
         (b"[" * 100_000, "application/json", 400, "is not JSON"),
         (b"nothing", "multipart/form-data; boundary=x", 400, "the form cannot be read"),
         (b"nothing", "multipart/form-data", 400, "the form cannot be read"),
+        (form(CHELSEA)[0], f"{form()[1]}; charset=undefined", 400, "the form cannot be read"),
         (form()[0], form()[1], 400, "has no image"),
         (form(*[BASELINE] * 17)[0], form()[1], 413, "up to 16 images"),
         (form(CHELSEA, b"text")[0], form()[1], 415, "image 1: is not an image"),

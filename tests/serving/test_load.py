@@ -19,6 +19,7 @@ from bench.load import closed_loops, open_loop, quantile, run
 from tests.scripts.background import SLOWNESS, wait_until
 from tests.scripts.run import last_error
 from tests.scripts.run import run as run_script
+from tests.serving.conftest import write_export
 from tests.serving.served import Answered, Serving, form
 from tests.serving.test_classify import CHELSEA, COFFEE
 from tests.util.data.test_images_odd import BASELINE, EXACT
@@ -199,6 +200,19 @@ def test_an_engine_that_is_stuck_is_replaced_and_nobody_waits_for_it(exported: P
         assert answer.seconds < (2 + 2) * SLOWNESS
         wait_until(lambda: server.classify(BASELINE).status == 200, "answers again", 30 * SLOWNESS)
         assert engine not in children()[server.pid]
+
+
+def test_another_export_in_its_place_ends_the_server(exported: Path, tmp_path: Path) -> None:
+    """It would answer with the old names and preprocessing."""
+    copy = write_export(tmp_path / "copy", attention=True)
+    with Serving(copy, tmp_path, "--engine", "onnxruntime") as server:
+        server.wait_ready()
+        shutil.rmtree(copy)
+        shutil.copytree(exported, copy)
+        [engine] = children()[server.pid]
+        os.kill(engine, signal.SIGKILL)
+        assert server.code(30 * SLOWNESS) == 65
+        assert "is another export than when the server started" in server.stderr
 
 
 def test_a_model_that_is_gone_ends_the_server(exported: Path, tmp_path: Path) -> None:

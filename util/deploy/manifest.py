@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import unicodedata
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ MANIFEST = "export.json"
 VERSION = 5
 READ_VERSIONS = (2, 3, 4, 5)
 OWN_HASH = "manifest_sha256"
+MAX_SIDE = 1 << 16  # of an image, of a map, and images of a batch
 MAX_MANIFEST = 64 << 20  # bytes; those of the models here have some ten thousand
 
 
@@ -35,6 +37,15 @@ def file_sha256(path: Path) -> str:
         raise MissingInputError(f"{path}: no such file") from None
     except OSError as error:
         raise MissingInputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _is_side(value: object) -> bool:
+    return type(value) is int and 0 < value < MAX_SIDE
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is text that can be printed on a line."""
+    return isinstance(value, str) and not any(unicodedata.category(c) in ("Cc", "Cs") and c != "\t" for c in value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +106,14 @@ class Manifest:
 
     def check(self) -> None:
         """Raises a ValueError where values do not have the form that the export writes."""
-        if len(self.input_shape) != 4 or not all(n is None or type(n) is int for n in self.input_shape):
+        if len(self.input_shape) != 4 or not all(n is None or _is_side(n) for n in self.input_shape):
             raise ValueError(f"input_shape {self.input_shape}")
+        if not _is_plain(self.model) or not set(self.model).isdisjoint("/\\"):
+            raise ValueError(f"model {self.model!r}")
         size = self.preprocessing().input_size
         if any(n not in (None, given) for n, given in zip(self.input_shape[1:], size, strict=True)):
             raise ValueError(f"input_shape {self.input_shape} for images {size}")
-        if len(self.class_names) != self.num_classes or not all(isinstance(n, str) for n in self.class_names):
+        if len(self.class_names) != self.num_classes or not all(map(_is_plain, self.class_names)):
             raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
         if not isinstance(self.sha256, dict):
             raise ValueError("sha256 is not a table of files")
@@ -111,14 +124,17 @@ class Manifest:
         if self.output not in ("logits", "probabilities"):
             raise ValueError(f"output {self.output!r}")
         grid = self.attention
-        if grid is not None and (len(grid) != 2 or not all(type(n) is int and n > 0 for n in grid)):
+        if grid is not None and (len(grid) != 2 or not all(map(_is_side, grid))):
             raise ValueError(f"attention {grid}")
         self.card.check()
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "Manifest":
         """Returns the manifest of plain values, as JSON has them."""
-        parts = {name: tuple(values[name]) for name in ("input_shape", "class_names", "parameters")}
+        lists = ("input_shape", "class_names", "parameters")
+        if not all(isinstance(values[name], list | tuple) for name in lists):
+            raise ValueError(f"{', '.join(lists)} are not all lists")
+        parts = {name: tuple(values[name]) for name in lists}
         if values.get("attention") is not None:
             parts["attention"] = tuple(values["attention"])
         return cls(**values | parts | {"card": Card(**values.get("card", {}))})

@@ -2,7 +2,8 @@
 
     ModelProto        graph = 7, opset_import = 8
     GraphProto        node = 1, initializer = 5, input = 11, output = 12, sparse_initializer = 15
-    NodeProto         input = 1, output = 2, op_type = 4, attribute = 5 {name = 1, f = 2, i = 3}
+    NodeProto         input = 1, output = 2, op_type = 4, attribute = 5
+    AttributeProto    name = 1, f = 2, i = 3, t = 5, g = 6, tensors = 10, graphs = 11, sparse_tensor(s) = 22, 23
     TensorProto       dims = 1, data_type = 2, name = 8, raw_data = 9, data_location = 14
     ValueInfoProto    name = 1, type = 2 {tensor = 1 {elem_type = 1, shape = 2 {dim = 1 {dim_value = 1}}}}
 
@@ -79,9 +80,33 @@ def _value(value: Message) -> tuple[str, TensorType]:
     return value.text(1), TensorType(dtype=dtype, shape=tuple(side if side > 0 else None for side in sides))
 
 
+def _check_attribute(attribute: Message) -> None:
+    """Refuses what an operator brings along where it is not whole: tensors in other files, also of graphs within."""
+    if 22 in attribute or 23 in attribute:
+        raise DamagedFileError("has sparse weights, which are not checked here")
+    for field in (5, 10):
+        for tensor in attribute.messages(field):
+            if tensor.integer(14, default=0) == _EXTERNAL:
+                raise DamagedFileError("has a constant in another file; save all of it as one")
+    for field in (6, 11):
+        for graph in attribute.messages(field):
+            _check_subgraph(graph)
+
+
+def _check_subgraph(graph: Message) -> None:
+    if 15 in graph:
+        raise DamagedFileError("has sparse weights, which are not checked here")
+    for tensor in graph.messages(5):
+        _parameter(tensor)
+    for node in graph.messages(1):
+        for attribute in node.messages(5):
+            _check_attribute(attribute)
+
+
 def _operation(node: Message) -> Operation:
     kind, attributes = node.text(4), dict[str, float]()
     for attribute in node.messages(5):
+        _check_attribute(attribute)
         if 3 in attribute:
             attributes[attribute.text(1)] = attribute.integer(3)
         elif 2 in attribute:

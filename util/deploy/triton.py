@@ -15,7 +15,7 @@ from pathlib import Path
 from util.deploy.bundle import ONNX
 from util.deploy.engines import tell_nobody
 from util.deploy.manifest import Manifest
-from util.errors import SaveError
+from util.evaluation.files import write_text
 
 MAX_BATCH = 16
 QUEUE_MICROSECONDS = 1000  # that a request waits for others
@@ -29,12 +29,8 @@ def version_folder(repository: Path, manifest: Manifest) -> Path:
 def write_model(repository: Path, manifest: Manifest) -> None:
     """Writes what stands beside an export that is in its version folder; a SaveError says why not."""
     place = repository / manifest.model
-    try:
-        (place / "config.pbtxt").write_text(_config(manifest, *_names(place / "1" / ONNX)), encoding="utf-8")
-        labels = "".join(f"{' '.join(name.split())}\n" for name in manifest.class_names)
-        (place / "labels.txt").write_text(labels, encoding="utf-8")
-    except OSError as error:
-        raise SaveError(f"{place}: not written: {error.strerror}") from None
+    write_text(place / "labels.txt", "".join(f"{' '.join(name.split())}\n" for name in manifest.class_names))
+    write_text(place / "config.pbtxt", _config(manifest, *_names(place / "1" / ONNX)))
 
 
 def _names(program: Path) -> tuple[str, list[str]]:

@@ -20,9 +20,9 @@ def setting(default: Any, help: str, *, flags: tuple[str, ...] = (), scope: Scop
 
 
 def check_text(name: str, value: str | None) -> None:
-    """Raises a UsageError if a path has bytes that are not UTF-8: logs and Paddle's own code take text alone."""
+    """Raises a UsageError if a path is empty or not UTF-8: logs and Paddle's own code take text alone."""
     is_text = value is None or not any("\ud800" <= character <= "\udfff" for character in value)
-    check(is_text, name, "UTF-8 text", repr(value))
+    check(is_text and value != "", name, "UTF-8 text", repr(value))
 
 
 def check(condition: bool, name: str, expected: str, value: object) -> None:

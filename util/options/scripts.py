@@ -56,6 +56,9 @@ class PredictOptions:
         None, "folder to write each picture to, with its best classes below it, as .png", scope="machine", yaml=False
     )
 
+    def __post_init__(self) -> None:
+        check_text("draw", self.draw)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FontOptions:
@@ -131,6 +134,7 @@ class ExportOptions:
     def __post_init__(self) -> None:
         check_text("output", self.output)
         check_text("int8", self.int8)
+        check_text("licence", self.licence)
         check(self.int8_images >= 2, "int8_images", "at least 2", self.int8_images)
 
 

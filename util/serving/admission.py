@@ -7,9 +7,8 @@ import re
 from collections.abc import Sequence
 
 from util.serving.api_key import ApiKey
-from util.serving.batcher import RefusedError
 from util.serving.classifier import Classifier
-from util.serving.observed import Journal, number_of
+from util.serving.observed import Journal
 
 _TAKES_IMAGES = re.compile(rb"/v1/classify|/v2/models/[^/?]+(/versions/[^/?]+)?/infer")
 
@@ -30,17 +29,16 @@ class Admission:
         path = url.partition(b"?")[0].decode("ascii", "replace")
         self._journal.note(method.decode("ascii", "replace"), path, number, status, 0.0)
 
-    def refusal(
-        self, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]]
-    ) -> tuple[RefusedError, str] | None:
-        """Returns why a request is refused, and its number; None: it is for the application."""
+    def admit(self, method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> int | None:
+        """Returns the number of the place that is kept for a request with images, None for another; or a RefusedError.
+
+        Whoever was given a place has to `leave` it.
+        """
         path = url.partition(b"?")[0]
         if method != b"POST" or _TAKES_IMAGES.fullmatch(path) is None or not self._key.is_given(headers):
             return None
-        try:
-            self._classifier.batcher.expect()
-        except RefusedError as error:
-            number = number_of(headers)
-            self.note(method, url, number, 503)
-            return error, number
-        return None
+        return self._classifier.batcher.expect()
+
+    def leave(self, place: int | None) -> None:
+        """Gives a place back, if it was not taken."""
+        self._classifier.batcher.leave(place)

@@ -5,6 +5,7 @@ Nothing waits for a batch to fill: a lone image is computed at once, and the mor
 
 import asyncio
 import contextlib
+import itertools
 import math
 import time
 from collections import deque
@@ -94,7 +95,8 @@ class Batcher:
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._held = 0  # images accepted and not answered: being decoded, waiting, being computed
-        self._arriving: deque[float] = deque()  # until when places are kept for images that are not here yet
+        self._arriving: dict[int, float] = {}  # places kept for images that are not here yet, and until when
+        self._numbers = itertools.count()
         self._seconds_an_image = 0.0  # of one engine; 0: not known yet
         self._seconds_to_decode = 0.0  # an image, of one thread; 0: not known yet
         self._tasks: list[asyncio.Task[None]] = []
@@ -149,18 +151,26 @@ class Batcher:
         return (self._held + self._count_arriving() + count) * seconds
 
     def _count_arriving(self) -> int:
-        while self._arriving and self._arriving[0] < time.monotonic():
-            self._arriving.popleft()
+        now = time.monotonic()
+        while self._arriving and next(iter(self._arriving.values())) < now:
+            del self._arriving[next(iter(self._arriving))]
         return len(self._arriving)
 
-    def expect(self) -> None:
-        """Keeps a place for one image for a moment, or refuses it as `check_room`.
+    def expect(self) -> int:
+        """Keeps a place for one image for a moment, and returns its number, or refuses it as `check_room`.
 
         Without it all requests that come while a body is read would be accepted for the one place that is free, and
         refused when they have cost the most. A slow body loses its place, so that slow clients keep out nobody.
         """
         self.check_room()
-        self._arriving.append(time.monotonic() + ARRIVAL)
+        number = next(self._numbers)
+        self._arriving[number] = time.monotonic() + ARRIVAL
+        return number
+
+    def leave(self, number: int | None) -> None:
+        """Gives back a place that was kept, if there was one; it may be over already."""
+        if number is not None:
+            self._arriving.pop(number, None)
 
     def check_room(self, count: int = 1) -> None:
         """Refuses `count` images for which there is no engine, no room or no time."""
@@ -174,10 +184,12 @@ class Batcher:
             raise RefusedError(f"{self._held} images are waiting, for {wait:.0f} seconds", retry_after=wait)
 
     @contextlib.contextmanager
-    def room(self, count: int) -> Iterator[None]:
-        """Holds the places of `count` images while they are decoded, wait and are computed; else as `check_room`."""
-        if self._arriving:
-            self._arriving.popleft()  # kept for this one, or for one like it
+    def room(self, count: int, kept: int | None = None) -> Iterator[None]:
+        """Holds the places of `count` images while they are decoded, wait and are computed; else as `check_room`.
+
+        kept: the place that was kept for them, which they take.
+        """
+        self.leave(kept)
         self.check_room(count)
         self._held += count
         try:

@@ -17,6 +17,7 @@ from util.deploy.manifest import Manifest
 from util.serving.batcher import Batcher, Outputs, RefusedError
 from util.serving.requests import RequestError, load_image
 
+PLACE = "place"  # in a request's state: the number of the place that was kept for it when it came
 Loaded = tuple[np.ndarray, Part]  # an image, float32 (C, H, W), and what part of its picture that is
 
 
@@ -97,7 +98,7 @@ class Classifier:
 
         images: files, or float32 (C, H, W) each. deadline: of the event loop's clock; it holds for decoding, too.
         """
-        with self.batcher.room(len(images)):
+        with self.batcher.room(len(images), request.scope["state"].get(PLACE)):
             work = asyncio.create_task(self._decode_and_run(images))
             gone = asyncio.create_task(_until_gone(request))
             try:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from util.errors import INTERNAL, UserError
+from util.errors import INTERNAL, UserError, WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 600.0  # that an engine may take to load its program and answer a first batch
@@ -36,7 +36,8 @@ GIVES_WAY = 5  # of priority, to the server: it has to answer, and to refuse, wh
 class EngineSpec:
     """What to run: place of the export and name of the program; engine, precision and device as infer.py has them.
 
-    manifest: of a program of another project, which has none beside it; `place` and `params` are its files.
+    manifest: what the server has verified, and answers by. is_foreign: whether the program is of another project and
+    has none beside it; then `place` and `params` are its files.
     """
 
     place: str
@@ -49,7 +50,8 @@ class EngineSpec:
     onednn: bool
     image_shape: tuple[int, int, int]  # C, H, W
     max_batch: int
-    manifest: dict[str, Any] | None = None
+    manifest: dict[str, Any]
+    is_foreign: bool
 
 
 class EngineError(Exception):
@@ -178,11 +180,13 @@ def serve_engine(pipe: Connection, file: int) -> None:
         engine = Engine(name=spec.name, precision=spec.precision, programs=spec.programs)  # type: ignore[arg-type]
         if engine.needs_paddle:
             runtime.start(spec.threads)
-        if spec.manifest is not None:
+        if spec.is_foreign:
             assert spec.params is not None
             program = reopen(spec.place, spec.params, spec.manifest)
         else:
             program = load_bundle(spec.place, params=spec.params).program(spec.programs)
+            if json.loads(json.dumps(asdict(program.manifest))) != spec.manifest:
+                raise WeightsError(f"{spec.place}: is another export than when the server started; start it anew")
         forward = start_engine(engine, program, device=spec.device, threads=spec.threads, onednn=spec.onednn)
         for count in sorted({1, spec.max_batch}):  # what is allocated or compiled at first is, before anybody waits
             forward(images[:count])

@@ -18,6 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from util.serving.admission import Admission
 from util.serving.batcher import RefusedError
+from util.serving.classifier import PLACE
+from util.serving.observed import number_of
 
 REASONS = {400: "Bad Request", 408: "Request Timeout", 414: "URI Too Long", 431: "Request Header Fields Too Large",
            503: "Service Unavailable"}  # fmt: skip
@@ -51,7 +53,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._foreign_body = 0  # bytes still to come of a body that the parser leaves to another protocol
         self._is_dropped = False  # the request was refused, and the rest of its body is of no use
         self._head_begun = 0.0
-        self._head_bytes = 0
+        self._loose_bytes = 0  # since the last that were a body's, or the end of a head or a request
+        self._place: int | None = None  # that is kept for the request's images
         self._refusal: tuple[int, str] | None = None
         self._is_closed = False
         super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]
@@ -63,6 +66,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_closed = True
         self._stop_timer()
         self.resume_writing()
+        self._leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -70,12 +74,11 @@ class GuardedProtocol(HttpToolsProtocol):
             return  # it was refused, and the answer is on its way
         if not self._in_head and not self._in_body and self._is_idle:
             self._begin_head()
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._loose_bytes += len(data)
         self._feed(data)
         if self._refusal is not None:
             self.refuse(*self._refusal)
-        elif self._in_head and self._head_bytes > self.limits.head_bytes:
+        elif self._loose_bytes > self.limits.head_bytes:  # a head without an end, or what follows a body in chunks
             self._refuse_head()
 
     def _feed(self, data: bytes) -> None:
@@ -106,12 +109,19 @@ class GuardedProtocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _begin_head(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._loose_bytes = True, 0
         self._head_begun = self.loop.time()
         self._start_timer(self.limits.head_seconds, self._late)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if not self._in_head:  # it came behind another
+            self._head_begun = self.loop.time()
+
     def on_headers_complete(self) -> None:
-        self._in_head, self._in_body = False, True
+        if self._refusal is not None:
+            return  # what came in one piece behind a request that ends the connection
+        self._in_head, self._in_body, self._loose_bytes = False, True, 0
         size = sum(len(name) + len(value) + 4 for name, value in self.headers)
         if len(self.url) > self.limits.url_bytes or size > self.limits.head_bytes:
             self._refusal = self._head_refusal()
@@ -124,23 +134,35 @@ class GuardedProtocol(HttpToolsProtocol):
                 return
         self._start_timer(self._head_begun + self.limits.request_seconds - self.loop.time(), self._late)
         if self._is_idle:
-            refused = self.admission.refusal(self.parser.get_method(), self.url, self.headers)
-            if refused is not None:
-                self._turn_away(*refused)
+            try:
+                self._place = self.scope["state"][PLACE] = self.admission.admit(
+                    self.parser.get_method(), self.url, self.headers
+                )
+            except RefusedError as error:
+                self._turn_away(error)
                 return
         try:
             super().on_headers_complete()
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
             self._refusal = (400, "the URL is invalid")
 
+    def on_response_complete(self) -> None:
+        self._leave()
+        super().on_response_complete()
+
+    def _leave(self) -> None:
+        self.admission.leave(self._place)
+        self._place = None
+
     def on_body(self, body: bytes) -> None:
+        self._loose_bytes = 0
         if self._refusal is None and not self._is_dropped:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self._foreign_body:
             return
-        self._in_body = False
+        self._in_body, self._loose_bytes = False, 0
         self._stop_timer()
         if self._is_dropped:
             self._is_dropped = False
@@ -148,9 +170,10 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._refusal is None:
             super().on_message_complete()
 
-    def _turn_away(self, error: RefusedError, number: str) -> None:
+    def _turn_away(self, error: RefusedError) -> None:
         """Answers at once, and keeps the connection where that is cheaper than a new one."""
-        is_kept = self._may_be_kept()
+        is_kept, number = self._may_be_kept(), number_of(self.headers)
+        self.admission.note(self.parser.get_method(), self.url, number, 503)
         self._write(503, error.reason, number, retry_after=error.retry_after, close=not is_kept)
         if is_kept:
             self._is_dropped = True

@@ -81,7 +81,7 @@ async def _form_files(headers: Headers, body: bytes, *, max_images: int) -> list
     parser.spool_max_size = len(body) + 1  # it stays in memory: nothing is written to a disk
     try:
         form = await parser.parse()
-    except (MultiPartException, KeyError, UnicodeDecodeError) as error:
+    except (MultiPartException, LookupError, UnicodeError) as error:  # a charset that is none, or is not kept
         if "Too many files" in str(error):
             raise RequestError(413, f"a request may have up to {max_images} images") from None
         raise RequestError(400, "the form cannot be read as multipart/form-data") from None

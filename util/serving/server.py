@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import math
+import resource
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from util.serving.observed import log, say
 from util.serving.protocol import GuardedProtocol, Limits, protocol_with
 
 BACKLOG = 2048  # connections that the system holds until they are taken
+OTHER_FILES = 256  # engines, the log, libraries
 SWITCH_SECONDS = 0.001  # Python's threads take turns so often: decoding must not keep answers waiting
 
 
@@ -55,6 +57,8 @@ class Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             late.cancel()
+            if self.server_state.connections:  # a second signal does not wait
+                self._refuse_rest()
 
     def _refuse_rest(self) -> None:
         rest = [c for c in self.server_state.connections if isinstance(c, GuardedProtocol)]
@@ -106,9 +110,23 @@ def run(
         classifier.is_draining = True
 
     holder.server = server = Server(config, drain=drain, on_stop=stopping)
-    asyncio.run(_serve(server, host, port))
+    _allow_files(limits.connections)
+    try:
+        asyncio.run(_serve(server, host, port))
+    except SystemExit:  # uvicorn's, where the application could not start
+        if server.error is None:
+            raise
     if server.error is not None:
         raise server.error
+
+
+def _allow_files(connections: int) -> None:
+    """Raises the limit of open files so that all connections fit, as far as the system lets a process do that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + BACKLOG + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 async def listen(host: str, port: int) -> socket.socket:
@@ -125,8 +143,9 @@ async def listen(host: str, port: int) -> socket.socket:
         except OSError:
             listening.close()
             raise
-    except OSError as error:
-        raise OutputError(f"{host}:{port}: cannot be listened at: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:  # what is no host name is a UnicodeError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OutputError(f"{host}:{port}: cannot be listened at: {reason}") from None
     return listening
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,10 @@ def test_manifest_of_a_grey_model_comes_back(tmp_path: Path) -> None:
     assert GREY.preprocessing().input_size == (1, 28, 28)
 
 
-@pytest.mark.parametrize("shape", [(None, 3, 28, 28), (None, 1, 28, 32), (None, 1, 28), (None, 1, 28, "28")])
+@pytest.mark.parametrize(
+    "shape",
+    [(None, 3, 28, 28), (None, 1, 28, 32), (None, 1, 28), (None, 1, 28, "28"), (0, 1, 28, 28), (10**30, 1, 28, 28)],
+)
 def test_input_that_contradicts_the_preprocessing_is_damage(shape: tuple[Any, ...], tmp_path: Path) -> None:
     replace(GREY, input_shape=shape).write(tmp_path)
     with pytest.raises(WeightsError, match=r"export\.json: damaged: input_shape"):
@@ -196,6 +199,18 @@ def test_what_is_not_there_is_a_missing_input(bundle: Path, tmp_path: Path) -> N
         load_bundle(bundle)
     with pytest.raises(UsageError, match="--params_file goes with --model_file PROGRAM"):
         load_bundle(bundle, params=bundle / PARAMS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"class_names": "ab"}, {"class_names": ["a", "b\x1b[2J"]}, {"class_names": {"a": 1, "b": 2}}, {"model": 3},
+     {"model": "../../x"}, {"attention": [10**30, 10**30]}],
+)  # fmt: skip
+def test_values_that_an_export_does_not_write_are_damage(changes: dict[str, Any], tmp_path: Path) -> None:
+    values = json.loads(json.dumps(asdict(GREY))) | changes
+    (tmp_path / MANIFEST).write_text(json.dumps(values | {OWN_HASH: content_sha256(values)}), encoding="utf-8")
+    with pytest.raises(WeightsError, match=r"export\.json: damaged: "):
+        read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("card", [

@@ -221,7 +221,7 @@ def test_a_server_runs_it_and_refuses_what_has_changed_meanwhile(model: Classifi
     spec = EngineSpec(
         place=str(program.path), params=str(program.params), name="paddle", precision="fp32",
         programs=("inference.pdmodel",), device="cpu", threads=1, onednn=True, image_shape=(3, SIZE, SIZE), max_batch=2,
-        manifest=asdict(program.manifest),
+        manifest=asdict(program.manifest), is_foreign=True,
     )  # fmt: skip
     process = EngineProcess(spec)
     process.start()

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.helper
 import pytest
 
 from tests.scripts.run import ROOT, last_error, run
@@ -238,6 +240,28 @@ def test_a_program_without_a_softmax_gives_logits(folder: Path) -> None:
 def test_an_onnx_program_without_all_its_weights_is_refused(folder: Path, changes: Any, match: str) -> None:
     save_onnx(folder / "y.onnx", **changes)
     refused(folder / "y.onnx", match)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_constants_in_other_files_are_seen_wherever_they_are(depth: int, folder: Path) -> None:
+    """In an operator of the program, of a branch of it, or of a branch of that."""
+
+    def add(model: Any, location: int) -> None:
+        constant = onnx.helper.make_tensor("c", onnx.TensorProto.FLOAT, [1], [1.0])
+        constant.data_location = location
+        node = onnx.helper.make_node("Constant", [], ["c"], value=constant)
+        for _ in range(depth):
+            branch = onnx.helper.make_graph([node], "branch", [], [])
+            node = onnx.helper.make_node("If", ["x"], ["c"], then_branch=branch)
+        model.graph.node.insert(0, node)
+
+    program = folder / "z.onnx"
+    save_onnx(program)
+    change_onnx(program, lambda model: add(model, 0))
+    load(program)
+    save_onnx(program)
+    change_onnx(program, lambda model: add(model, 1))
+    refused(program, "it has a constant in another file; save all of it as one")
 
 
 def test_an_onnx_program_that_is_no_known_classifier_is_refused(folder: Path) -> None:

@@ -70,8 +70,8 @@ def run(
     asyncio.run(main())
 
 
-async def ask(batcher: Batcher, value: float = 0.0) -> float:
-    with batcher.room(1):
+async def ask(batcher: Batcher, value: float = 0.0, *, kept: int | None = None) -> float:
+    with batcher.room(1, kept):
         (output,) = await batcher.submit(IMAGE + np.float32(value))
         return float(output[0])
 
@@ -107,11 +107,14 @@ def test_an_image_has_a_place_while_its_body_arrives_and_for_a_moment_only(monke
     monkeypatch.setattr(module, "ARRIVAL", 0.2)
 
     async def work(batcher: Batcher) -> None:
-        for _ in range(batcher.capacity):
-            batcher.expect()
+        kept = [batcher.expect() for _ in range(batcher.capacity)]
         with pytest.raises(RefusedError, match="are waiting already"):
             batcher.expect()
-        assert await ask(batcher, 3) == 3, "it takes one of the places that are kept"
+        with pytest.raises(RefusedError, match="are waiting already"):
+            await ask(batcher)
+        assert await ask(batcher, 3, kept=kept[0]) == 3, "it takes its own"
+        batcher.leave(kept[1])
+        assert await ask(batcher, 4) == 4, "one that was given back is free"
         await asyncio.sleep(0.25)
         batcher.check_room(batcher.capacity)
 

@@ -21,8 +21,11 @@ LARGE = 1 << 22  # bytes of an answer that no system takes in at once
 class Open:
     """Lets everybody in."""
 
-    def refusal(self, method: bytes, url: bytes, headers: Any) -> None:
+    def admit(self, method: bytes, url: bytes, headers: Any) -> None:
         return None
+
+    def leave(self, place: int | None) -> None:
+        pass
 
     def note(self, method: bytes, url: bytes, number: str, status: int) -> None:
         pass
@@ -34,6 +37,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     while more:
         message = await receive()
         body, more = body + message.get("body", b""), message.get("more_body", False)
+    if scope["path"] == "/slow":
+        await asyncio.sleep(5)
     data = b"x" * LARGE if scope["path"] == "/large" else body
     headers = [(b"content-length", str(len(data)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -101,6 +106,27 @@ def test_a_head_that_does_not_come_is_cut_off_also_after_an_answer_was_read() ->
         answer = await asyncio.wait_for(reading, 10 * SLOWNESS)
         assert b"the request's head did not arrive in time" in answer[-500:]
         assert time.monotonic() - begun < 5 * SLOWNESS
+
+    serve(work)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+     b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n"],
+)  # fmt: skip
+def test_headers_without_end_are_refused_wherever_they_come(begin: bytes) -> None:
+    """At first, behind a body in chunks, and behind a request that is being answered."""
+
+    async def work(connect: Callable[[], Awaitable[Streams]]) -> None:
+        reader, writer = await connect()
+        writer.write(begin)
+        await asyncio.sleep(0.05)
+        for _ in range(3):
+            for end in (b"\r\n", b""):  # many, and one that is long
+                writer.write(b"X: " + b"y" * 4000 + end)
+                await asyncio.sleep(0.02)
+        assert b"HTTP/1.1 431 " in await read_all(reader)
 
     serve(work)
 

@@ -205,6 +205,6 @@ def rate(told: Sequence[Told], seconds: float, status: int = 200) -> float:
 
 
 def quantile(told: Sequence[Told], part: float) -> float:
-    """Returns the seconds within which this part of the requests was answered."""
-    seconds = sorted(t.seconds for t in told)
+    """Returns the seconds within which this part of the requests was answered; 0 where there are none."""
+    seconds = sorted(t.seconds for t in told) or [0.0]
     return seconds[min(len(seconds) - 1, int(part * len(seconds)))]

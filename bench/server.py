@@ -1,10 +1,13 @@
 """serve.py in a process of its own, and what it holds of the machine."""
 
+import contextlib
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +64,23 @@ class Server:
             for task in tasks:  # an engine is a child of the thread that started it
                 pids += map(int, (task / "children").read_text(encoding="ascii").split())
         return Use(megabytes=megabytes, files=files, threads=threads)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[list[float]]:
+        """Collects the megabytes, once a second, while a block runs."""
+        seen, over = [self.use().megabytes], threading.Event()
+
+        def watch() -> None:
+            while not over.wait(1.0):
+                seen.append(self.use().megabytes)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield seen
+        finally:
+            over.set()
+            thread.join()
 
     def stop(self) -> int:
         """Sends SIGTERM and returns the exit code."""

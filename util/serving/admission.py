@@ -24,6 +24,11 @@ class Admission:
         self._journal = journal
         self._key = key
 
+    @property
+    def has_key(self) -> bool:
+        """Returns whether clients must send a key."""
+        return not self._key.is_given(())
+
     def note(self, method: bytes, url: bytes, number: str, status: int) -> None:
         """Notes an answer that the protocol gives by itself, of a request that may not have come as far as its URL."""
         path = url.partition(b"?")[0].decode("ascii", "replace")

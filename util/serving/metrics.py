@@ -16,7 +16,7 @@ class Metrics:
         own = self.registry
         self.requests = Counter(f"{PREFIX}_requests", "Requests by route and status", ("route", "status"), registry=own)
         self.request_seconds = Histogram(
-            f"{PREFIX}_request_seconds", "Seconds from a request's head to its answer", ("route",), registry=own,
+            f"{PREFIX}_request_seconds", "Seconds from a request's head to its answer", ("route", "status"), registry=own,
             buckets=SECONDS,
         )  # fmt: skip
         self.images = Counter(f"{PREFIX}_images", "Images that were computed", registry=own)

@@ -64,7 +64,7 @@ class Journal:
         """Counts an answer and logs its line."""
         route = path if path in ROUTES else "/v2" if path.startswith("/v2") else "other"
         self.metrics.requests.labels(route, status).inc()
-        self.metrics.request_seconds.labels(route).observe(seconds)
+        self.metrics.request_seconds.labels(route, status).observe(seconds)
         if self.log_requests:
             ms = round(1000 * seconds, 1)
             say("request", request_id=number, method=method, path=path, status=status, ms=ms)

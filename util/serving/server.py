@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import logging
 import math
@@ -15,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from util.errors import OutputError, UserError
+from util.files import as_line
 from util.serving.admission import Admission
 from util.serving.classifier import Classifier
 from util.serving.observed import log, say
@@ -112,7 +114,7 @@ def run(
     holder.server = server = Server(config, drain=drain, on_stop=stopping)
     _allow_files(limits.connections)
     try:
-        asyncio.run(_serve(server, host, port))
+        asyncio.run(_serve(server, host, port, has_key=admission.has_key))
     except SystemExit:  # uvicorn's, where the application could not start
         if server.error is None:
             raise
@@ -145,15 +147,17 @@ async def listen(host: str, port: int) -> socket.socket:
             raise
     except (OSError, UnicodeError) as error:  # what is no host name is a UnicodeError
         reason = getattr(error, "strerror", None) or str(error)
-        raise OutputError(f"{host}:{port}: cannot be listened at: {reason}") from None
+        raise OutputError(as_line(f"{host}:{port}: cannot be listened at: {reason}")) from None
     return listening
 
 
-async def _serve(server: Server, host: str, port: int) -> None:
+async def _serve(server: Server, host: str, port: int, *, has_key: bool) -> None:
     with await listen(host, port) as listening:
         where = listening.getsockname()
         name = f"[{where[0]}]" if ":" in where[0] else where[0]
         say("listening", url=f"http://{name}:{where[1]}")
+        if not (has_key or ipaddress.ip_address(where[0].partition("%")[0]).is_loopback):
+            say("open to all", note="whoever reaches this address may ask; --api_key_file asks for a key")
         await server.serve(sockets=[listening])
     say("stopped")
 

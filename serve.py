@@ -13,7 +13,7 @@ from pathlib import Path
 
 from util import options, runtime
 from util.deploy.chosen import choose
-from util.deploy.engines import is_installed
+from util.deploy.engine_choice import is_installed
 from util.errors import UsageError, run_script
 from util.files import read_text
 from util.settings import Settings, parse

@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from util.data.preprocessing import resolve_preprocessing
     from util.deploy.bundle import INT8, ONNX, PROGRAMS, load_bundle
     from util.deploy.calibration import Calibration
-    from util.deploy.engines import Engine, is_installed, start_engine
+    from util.deploy.engine_choice import Engine, is_installed
+    from util.deploy.engines import start_engine
     from util.options import PreprocessOptions
 
     transform = resolve_preprocessing(PreprocessOptions(), model_defaults(given.model)).transform()

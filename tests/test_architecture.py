@@ -86,7 +86,8 @@ def test_no_family_imports_another() -> None:
 WITHOUT_PADDLE = (  # docs/architecture.md names them; packages stand for all that is in them
     "util.options", "util.settings", "util.errors", "util.runtime", "util.restore", "util.prediction", "util.inputs",
     "util.weights", "util.report", "util.deploy.bundle", "util.deploy.manifest", "util.deploy.archive",
-    "util.deploy.chosen", "util.deploy.engines", "util.serving", "util.checkpoint", "util.storage", "util.stop",
+    "util.deploy.chosen", "util.deploy.engine_choice", "util.deploy.engines", "util.serving", "util.checkpoint",
+    "util.storage", "util.stop",
     "util.processes", "util.notes", "util.job", "util.outcome", "util.launcher", "util.data", "util.train.progress",
     "util.train.run_folder", "util.train.saver", "util.train.rejected", "util.infer_job", "util.part", "util.results",
     "util.interrupts", "util.output_lock", "util.seeing", "util.libraries", "util.yaml_text",

@@ -9,7 +9,8 @@ import numpy as np
 from bench.side import serve
 from util import runtime
 from util.deploy.bundle import load_bundle
-from util.deploy.engines import Engine, choose_engine, start_engine
+from util.deploy.engine_choice import Engine, choose_engine
+from util.deploy.engines import start_engine
 from util.errors import run_script
 
 

@@ -21,7 +21,8 @@ from bench.side import serve
 from util import runtime
 from util.data.images import decode_image
 from util.deploy.bundle import load_bundle
-from util.deploy.engines import choose_engine, start_engine
+from util.deploy.engine_choice import choose_engine
+from util.deploy.engines import start_engine
 from util.infer_job import InferJob, Share, facts_of, run_job
 from util.inputs import collect_inputs
 from util.prediction import predict_places, top_k

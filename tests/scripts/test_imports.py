@@ -62,11 +62,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # An engine of another package, in the place of those that may not be installed.
 STAND_IN = """
-import util.deploy.engines as engines
-other = engines.Engine(name="onnxruntime", precision="fp32", programs=("model.json",))
-engines.choose_engine = lambda *values, **named: other
+import util.deploy.engine_choice as choice, util.deploy.engines as engines
+other = choice.Engine(name="onnxruntime", precision="fp32", programs=("model.json",))
+choice.choose_engine = lambda *values, **named: other
 engines.start_engine = lambda *values, **named: lambda images: images.reshape(len(images), -1)[:, :10]
-engines.Engine.__str__ = lambda self: "stand-in"
+choice.Engine.__str__ = lambda self: "stand-in"
 """
 
 

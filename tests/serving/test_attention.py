@@ -20,7 +20,8 @@ from tests.serving.test_classify import CHELSEA, COFFEE
 from tests.serving.test_inference_protocol import IMAGE, MODEL, infer
 from util.data.images import decode_image
 from util.deploy.bundle import ONNX, load_bundle
-from util.deploy.engines import Engine, start_engine
+from util.deploy.engine_choice import Engine
+from util.deploy.engines import start_engine
 from util.serving.attention import attention_answers
 from util.serving.classifier import Computed
 

@@ -16,7 +16,8 @@ from tests.serving.served import Answered, Serving, form
 from tests.util.data.test_images_odd import BAD_BYTES, BASELINE, EXACT, NEAR, SAME_AS_BASELINE
 from util.data.images import decode_image
 from util.deploy.bundle import ONNX, load_bundle
-from util.deploy.engines import Engine, start_engine
+from util.deploy.engine_choice import Engine
+from util.deploy.engines import start_engine
 from util.prediction import top_k
 
 ODD = {**{name: part[0] for name, part in EXACT.items()}, **SAME_AS_BASELINE, **{n: p[0] for n, p in NEAR.items()}}

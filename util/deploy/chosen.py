@@ -8,7 +8,7 @@ from util import runtime
 from util.data.class_names import read_class_names
 from util.data.preprocessing import Preprocessing, resolve_preprocessing
 from util.deploy.bundle import Program, load_bundle
-from util.deploy.engines import Engine, choose_engine, may_have_gpu
+from util.deploy.engine_choice import Engine, choose_engine, may_have_gpu
 from util.deploy.foreign import find_foreign, load_foreign
 from util.deploy.manifest import check_input_size
 from util.options import ClassNamesOptions, EngineOptions, PreprocessOptions

@@ -14,7 +14,8 @@ import numpy as np
 
 from util.deploy.bundle import INT8, ONNX, PARAMS, PROGRAMS, Program
 from util.deploy.calibration import Calibration
-from util.deploy.engines import REQUIREMENTS, Forward, is_installed, onnxruntime_engine, tell_nobody
+from util.deploy.engine_choice import REQUIREMENTS, is_installed
+from util.deploy.engines import Forward, onnxruntime_engine, tell_nobody
 from util.deploy.manifest import Manifest
 from util.errors import UsageError
 

@@ -174,7 +174,8 @@ def serve_engine(pipe: Connection, file: int) -> None:
     try:
         from util import runtime
         from util.deploy.bundle import load_bundle
-        from util.deploy.engines import Engine, start_engine
+        from util.deploy.engine_choice import Engine
+        from util.deploy.engines import start_engine
         from util.deploy.foreign import reopen
 
         engine = Engine(name=spec.name, precision=spec.precision, programs=spec.programs)  # type: ignore[arg-type]

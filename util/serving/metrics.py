@@ -16,8 +16,8 @@ class Metrics:
         own = self.registry
         self.requests = Counter(f"{PREFIX}_requests", "Requests by route and status", ("route", "status"), registry=own)
         self.request_seconds = Histogram(
-            f"{PREFIX}_request_seconds", "Seconds from a request's head to its answer", ("route", "status"), registry=own,
-            buckets=SECONDS,
+            f"{PREFIX}_request_seconds", "Seconds from a request's head to its answer", ("route", "status"),
+            registry=own, buckets=SECONDS,
         )  # fmt: skip
         self.images = Counter(f"{PREFIX}_images", "Images that were computed", registry=own)
         self.batch_images = Histogram(f"{PREFIX}_batch_images", "Images of a batch", registry=own, buckets=IMAGES)

@@ -1,4 +1,4 @@
-"""Every engine gives the model's logits, `auto` takes the fastest that there is, and what cannot be is refused."""
+"""Every engine gives the model's logits and maps, and what it cannot run is refused in a line."""
 
 import shutil
 from dataclasses import replace
@@ -16,20 +16,14 @@ from models.deploy import deployed
 from models.saliency import class_attention, watch
 from util.data.images import decode_image
 from util.data.preprocessing import resolve_preprocessing
-from util.deploy import engines
 from util.deploy.bundle import INT8, ONNX, PROGRAMS, Contents, Program, load_bundle
 from util.deploy.calibration import Calibration
-from util.deploy.engines import (
-    Engine,
-    choose_engine,
-    openvino_engine,
-    paddle_openvino_engine,
-    start_engine,
-)
+from util.deploy.engine_choice import Engine, choose_engine
+from util.deploy.engines import openvino_engine, paddle_openvino_engine, start_engine
 from util.deploy.export import export
 from util.deploy.manifest import Manifest, read_manifest
 from util.deploy.onnx_export import _input_and_weighted_nodes
-from util.errors import UsageError, WeightsError
+from util.errors import WeightsError
 from util.options import PreprocessOptions
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -194,48 +188,6 @@ def test_paddles_openvino_leaves_nothing_in_the_working_directory(
     assert list(tmp_path.iterdir()) == []  # neither its cache nor ours
 
 
-def chosen(**options: object) -> str:
-    given = {"name": "auto", "precision": "fp32", "device": "cpu", "given": None, "onednn": True} | options
-    return choose_engine(**given).name  # type: ignore[arg-type]
-
-
-def test_auto_takes_the_fastest_that_is_installed_and_runs_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [chosen(), chosen(given="model.json"), chosen(onednn=False), chosen(device="gpu:0")] == [
-        "openvino", "paddle", "paddle", "paddle",
-    ]  # fmt: skip
-    assert [chosen(given=ONNX), chosen(precision="int8")] == ["openvino", "onnxruntime"]
-    monkeypatch.setattr(engines, "is_installed", lambda package: package != "openvino")
-    assert [chosen(), chosen(given=ONNX), chosen(precision="int8")] == [
-        "paddle-openvino", "onnxruntime", "onnxruntime",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("installed", "names", "folded", "expected"),
-    [
-        ("openvino onnxruntime paddle", (*PROGRAMS, ONNX), True, ("openvino", "model.pdmodel")),
-        ("openvino onnxruntime paddle", (*PROGRAMS, ONNX), False, ("openvino", ONNX)),
-        ("openvino onnxruntime paddle", (ONNX,), True, ("openvino", ONNX)),
-        ("openvino onnxruntime paddle", PROGRAMS, False, ("paddle", "model.json")),
-        ("openvino onnxruntime paddle", ("model.json",), True, ("paddle", "model.json")),
-        ("onnxruntime paddle", (*PROGRAMS, ONNX), True, ("paddle-openvino", "model.pdmodel")),
-        ("onnxruntime paddle", (*PROGRAMS, ONNX), False, ("onnxruntime", ONNX)),
-        ("onnxruntime", (*PROGRAMS, ONNX), True, ("onnxruntime", ONNX)),
-        ("openvino", (*PROGRAMS,), True, ("openvino", "model.pdmodel")),
-        ("paddle", (ONNX, "model.json"), True, ("paddle", "model.json")),
-    ],
-)
-def test_auto_takes_what_is_there(
-    installed: str, names: tuple[str, ...], folded: bool, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engines, "is_installed", lambda package: package in installed.split())
-    engine = choose_engine(
-        "auto", "fp32", device="cpu", given=None, onednn=True,
-        contents=Contents(names=frozenset(names), is_folded=folded),
-    )  # fmt: skip
-    assert (engine.name, next(p for p in engine.programs if p in names)) == expected
-
-
 def test_the_contents_of_an_export(folder: Path, tmp_path: Path) -> None:
     assert load_bundle(folder).contents == Contents() == load_bundle(folder / ONNX).contents
     assert (load_bundle(folder).given, load_bundle(folder / ONNX).given) == (None, ONNX)
@@ -274,43 +226,6 @@ def test_images_that_do_not_fit_the_program_are_one_line(name: str, program: str
     with pytest.raises(WeightsError, match=rf"{program}: .* fails on images \(1, 1, 32, 32\): ") as caught:
         forward(images(1)[:, :1])
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"onednn": False, "given": ONNX}, "--no_onednn is for Paddle Inference, which runs no .onnx"),
-        ({"name": "paddle", "precision": "int8"}, "--engine paddle computes in fp32; leave the engine out for int8"),
-        ({"name": "onnxruntime", "precision": "bf16"}, "for bf16 choose --engine openvino"),
-        ({"name": "openvino", "precision": "int8"}, "for int8 choose --engine onnxruntime"),
-        ({"name": "openvino", "device": "gpu"}, "--engine openvino runs on the CPU; got --device gpu"),
-        (
-            {"name": "openvino", "given": "model.json"},
-            r"runs .onnx, .pdiparams, .pdmodel; got --model_file model.json",
-        ),
-        ({"name": "onnxruntime", "given": "model.pdmodel"}, "runs .onnx; got --model_file model.pdmodel"),
-        ({"given": ONNX, "precision": "int8"}, "int8 runs model.int8.onnx; got --model_file model.onnx"),
-        ({"given": INT8}, "model.int8.onnx computes in int8: add --precision int8"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        chosen(**options)
-
-
-def test_what_is_not_installed_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "is_installed", lambda package: False)
-    for options in ({"name": "onnxruntime"}, {"name": "openvino", "given": ONNX}, {"precision": "int8"}):
-        with pytest.raises(UsageError, match=r"pip install -r requirements-deploy\.txt"):
-            chosen(**options)
-
-
-def test_bf16_is_refused_where_it_would_be_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "has_bfloat16", lambda: False)
-    with pytest.raises(UsageError, match="this processor has neither AVX512_BF16 nor AMX"):
-        chosen(precision="bf16")
-    monkeypatch.setattr(engines, "has_bfloat16", lambda: True)
-    assert chosen(precision="bf16") == "openvino"
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])

@@ -26,7 +26,8 @@ from tests.util.deploy.foreign_programs import (
 )
 from util.data.images import decode_image
 from util.deploy.bundle import Program
-from util.deploy.engines import Engine, start_engine
+from util.deploy.engine_choice import Engine
+from util.deploy.engines import start_engine
 from util.deploy.foreign import find_foreign, load_foreign
 from util.deploy.manifest import file_sha256
 from util.errors import MismatchError, MissingInputError, UsageError, WeightsError

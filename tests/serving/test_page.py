@@ -2,11 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from tests.serving.conftest import KEY
 from tests.serving.served import Serving
 from tests.util.data.test_images_odd import BASELINE
+from util.seeing.colours import ANCHORS
 from util.serving.pages import FILES, FOLDER
 
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -121,3 +123,9 @@ def test_every_text_is_used_and_every_used_one_is_there() -> None:
     assert named | said_names <= set(texts("en"))
     quoted = set(re.findall(r'"(\w+)"', script))
     assert set(texts("en")) - named - quoted == set()
+
+
+def test_maps_have_the_colours_of_visualize() -> None:
+    text = source("attention.js")
+    rows = re.findall(r"\[(\d\.\d+), (\d+), (\d+), (\d+)\]", text)
+    np.testing.assert_array_equal(np.array(rows, float), ANCHORS)

@@ -56,6 +56,14 @@ class ImageError(DataError):
         self.number = number
 
 
+class NoImageError(ImageError):
+    """What a file holds is no image of FORMATS."""
+
+
+class TooLargeImageError(ImageError):
+    """An image has more pixels than are wanted, by its own head."""
+
+
 def read_bytes(path: str | Path) -> bytes:
     """Returns a regular file's content; ImageError says what is wrong (a FIFO or a device would block for ever)."""
     try:
@@ -94,15 +102,15 @@ def decode_image(source: str | Path | bytes, *, name: str | None = None, max_pix
         with warnings.catch_warnings(action="ignore"):  # about metadata that is not used, once an image and worker
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > max_pixels:
-                raise ImageError(path, f"has {image.width} x {image.height} pixels, more than {max_pixels}")
+                raise TooLargeImageError(path, f"has {image.width} x {image.height} pixels, more than {max_pixels}")
             return _to_rgb(image)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:  # "Image size (3600000000 pixels) exceeds ...", while it is opened
         pixels = str(error).partition("(")[2].partition(" ")[0]
-        raise ImageError(path, f"has {pixels} pixels, more than {max_pixels}") from None
+        raise TooLargeImageError(path, f"has {pixels} pixels, more than {max_pixels}") from None
     except Image.UnidentifiedImageError:
-        raise ImageError(path, f"is not an image ({', '.join(FORMATS)})") from None
+        raise NoImageError(path, f"is not an image ({', '.join(FORMATS)})") from None
     except _DECODE_ERRORS as error:
         raise ImageError(path, f"cannot be decoded: {error}") from None
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 # Position, R, G, B: dark blue, violet, red, orange, yellow, nearly white. Lightness grows from end to end, so that the
-# scale is one in grey, too, and to whoever does not see red.
+# scale is one in grey, too, and to whoever does not see red. The server's page has the same, in attention.js.
 ANCHORS = np.array(
     [
         (0.00, 10, 12, 48),

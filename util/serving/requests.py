@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from util.data.images import ImageError, decode_image
+from util.data.images import ImageError, NoImageError, TooLargeImageError, decode_image
 
 IMAGE_TYPES = ("image/", "application/octet-stream")
 MAX_FIELDS = 64  # of a form, besides its files
@@ -128,7 +128,9 @@ def load_image(
     try:
         picture = decode_image(file, name=f"image {number}", max_pixels=max_pixels)
         return transform(picture), (picture.height, picture.width)
+    except NoImageError as error:
+        raise RequestError(415, str(error)) from None
+    except TooLargeImageError as error:
+        raise RequestError(413, str(error)) from None
     except ImageError as error:
-        status = {"is not an image": 415, "has": 413}
-        found = next((code for start, code in status.items() if error.reason.startswith(start)), 422)
-        raise RequestError(found, str(error)) from None
+        raise RequestError(422, str(error)) from None

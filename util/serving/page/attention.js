@@ -2,8 +2,10 @@
 
 const CELL = 16; // pixels of the canvas that a cell of the map takes; the browser scales them to the image
 const SIDE = 512; // pixels at most
-// Red, green, blue from 0 to 1 by equal steps. Each is lighter than the one before, so that shades of grey keep the order
-const COLOURS = [[22, 12, 64], [140, 36, 110], [236, 104, 54], [255, 236, 130]];
+const COLOURS = [
+  [0.00, 10, 12, 48], [0.20, 72, 18, 108], [0.42, 160, 38, 102], [0.62, 222, 82, 62], [0.80, 248, 150, 36],
+  [0.92, 250, 214, 92], [1.00, 254, 252, 214],
+]; // place in a map's values, red, green, blue: as util/seeing/colours.py draws them
 const OPACITY = 0.6;
 
 /**
@@ -42,7 +44,9 @@ function between(place, count) {
 const mix = (a, b, part) => a + (b - a) * part;
 
 function colour(value) {
-  const place = Math.min(Math.max(value, 0), 1) * (COLOURS.length - 1);
-  const first = Math.min(Math.floor(place), COLOURS.length - 2);
-  return COLOURS[first].map((part, i) => mix(part, COLOURS[first + 1][i], place - first));
+  const last = COLOURS.length - 1;
+  const next = Math.max(1, COLOURS.findIndex(([place]) => value <= place));
+  const [from, to] = value >= 1 ? [COLOURS[last - 1], COLOURS[last]] : [COLOURS[next - 1], COLOURS[next]];
+  const part = Math.min(Math.max((value - from[0]) / (to[0] - from[0]), 0), 1);
+  return [1, 2, 3].map(i => mix(from[i], to[i], part));
 }

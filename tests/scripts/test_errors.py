@@ -67,6 +67,11 @@ CASES = {
     "no GPU": (["eval.py", "data", "--device", "gpu", *WEIGHTS], 2, "--device gpu: this PaddlePaddle has no GPU"),
     "folder is a file": (["train.py", "data", *TINY, "--output", "data/val_list.txt"], 73, "cannot be written"),
     "export into a file": (["export_model.py", *WEIGHTS, "--output", "data/val_list.txt"], 73, "cannot be written"),
+    "a form that paddle2onnx does not survive": (
+        ["export_model.py", *WEIGHTS, "--output", "x", "--no_fold", "--dynamic_size", "--format", "onnx"], 2,
+        "--no_fold with --dynamic_size cannot be written as ONNX",
+    ),
+    "export into no folder": (["export_model.py", *WEIGHTS, "--output", ""], 2, "output must be UTF-8 text; got ''"),
     "no output": (["export_model.py", *WEIGHTS], 2, "name the folder for the exported files with --output"),
     "results elsewhere": (["predict.py", "--infer_imgs", "data/val", *WEIGHTS, "--output", "nowhere/x.csv"], 73, "nowhere/x.csv: cannot be written"),
     "results in another form": (["predict.py", "--infer_imgs", "data/val", *WEIGHTS, "--output", "x.txt"], 2, "must end in .jsonl or .csv"),

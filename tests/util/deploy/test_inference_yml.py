@@ -1,6 +1,7 @@
 """The file for PaddleX and PaddleClas: what they find in it is what the export does, and what others wrote is read."""
 
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +17,11 @@ from models import create_model
 from util.data.preprocessing import Preprocessing
 from util.deploy.bundle import load_bundle
 from util.deploy.export import export
+from util.deploy.foreign import find_foreign, load_foreign
 from util.deploy.inference_yml import FILE, LINKS, read_inference_yml, write_inference_yml
 from util.deploy.manifest import Manifest, file_sha256, read_manifest
-from util.errors import DataError, WeightsError
+from util.errors import DataError, MissingInputError, WeightsError
+from util.options import PreprocessOptions
 
 WHOLE = Preprocessing(
     input_size=(3, 64, 64), crop_pct=0.86, crop_mode="center", interpolation="bicubic", mean=(0.485, 0.456, 0.406),
@@ -106,6 +109,26 @@ def test_an_export_has_the_names_that_the_tools_look_for(exported: Path) -> None
         assert file_sha256(exported / name) == sha256[own]
         assert os.path.samefile(exported / name, exported / own)  # takes no room
     assert load_bundle(exported).program().path == exported / "model.json"
+
+
+def test_an_export_that_lost_its_manifest_is_not_taken_for_anothers(exported: Path, tmp_path: Path) -> None:
+    """Or its parameters would be read without the hashes that only its manifest has."""
+    shutil.copytree(exported, tmp_path / "copy")
+    (tmp_path / "copy/export.json").unlink()
+    for place in (tmp_path / "copy", tmp_path / "copy/model.pdmodel"):
+        found = find_foreign(place)
+        assert found is not None
+        with pytest.raises(
+            MissingInputError, match=r"copy/export\.json: no such file, but the folder is an export of th"
+        ):
+            load_foreign(found, params=None, preprocess=PreprocessOptions(), names_file=None)
+    (tmp_path / "copy" / FILE).unlink()  # another's, for all that can be known
+    given = PreprocessOptions(
+        input_size=(3, 64, 64), crop_pct=1.0, interpolation="bicubic", mean=(0,) * 3, std=(1,) * 3
+    )
+    lone = find_foreign(tmp_path / "copy")
+    assert lone is not None
+    assert load_foreign(lone, params=None, preprocess=given, names_file=None).program.manifest.num_classes == 4
 
 
 def test_an_archive_has_the_file_and_not_the_names(exported: Path) -> None:

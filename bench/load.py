@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 
+IDLE_SECONDS = 4.0  # a second less than the server keeps a connection
+
+
 @dataclass(frozen=True)
 class Told:
     """What one request was told: number of its image, status, body, seconds from sending it, and when."""
@@ -64,11 +67,15 @@ class _Connection(asyncio.Protocol):
 
 
 class Client:
-    """A connection that is kept, for one request after the other."""
+    """A connection that is kept, for one request after the other.
+
+    One that was idle for long is not used again: the server may be closing it at that moment.
+    """
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._connection: _Connection | None = None
+        self._used = 0.0
 
     async def classify(self, number: int, image: bytes, query: str = "") -> Told:
         """Sends an image, and returns what it was told; 0 as status where the connection broke."""
@@ -76,18 +83,21 @@ class Client:
         head = f"POST /v1/classify{query} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nX-Request-ID: {number}\r\n"
         request = f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image
         try:
+            if self._connection is not None and begun - self._used > IDLE_SECONDS:
+                self.close()
             if self._connection is None or not self._connection.is_open:
                 loop = asyncio.get_running_loop()
                 _, self._connection = await loop.create_connection(_Connection, "127.0.0.1", self._port)
             status, body = await self._connection.ask(request)
         except OSError:
             status, body = 0, b""
-        now = time.perf_counter()
+        self._used = now = time.perf_counter()
         return Told(number, status, body, now - begun, now)
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.transport.close()
+            self._connection = None
 
 
 async def closed_loops(

@@ -91,9 +91,13 @@ def soak(server: Server, files: Sequence[bytes], *, wanted: float | None, minute
     for i in range(minutes):
         told = run(lambda: open_loop(server.port, files, rate=each, seconds=60.0))
         answered = [t for t in told if t.status != 503]
-        wrong = sum(not is_same(t, first[t.image % len(files)]) for t in answered)
+        wrong = [t for t in answered if not is_same(t, first[t.image % len(files)])]
+        for t in wrong[:5]:
+            print(f"wrong: picture {t.image % len(files)} after {t.seconds:.3f} s: {t.status} {t.body[:300]!r}")
         refused = len(told) - len(answered)
-        found.append(Minute(sent=len(told), refused=refused, wrong=wrong, p99=quantile(told, 0.99), use=server.use()))
+        found.append(
+            Minute(sent=len(told), refused=refused, wrong=len(wrong), p99=quantile(told, 0.99), use=server.use())
+        )
         now = found[-1]
         print(f"{i + 1:6} {now.sent:8} {now.refused:8} {now.wrong:6} {1e3 * now.p99:9.1f} {now.use.megabytes:8.1f} "
               f"{now.use.files:6} {now.use.threads:8}", flush=True)  # fmt: skip

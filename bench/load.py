@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 IDLE_SECONDS = 4.0  # a second less than the server keeps a connection
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ from bench.load import closed_loops, open_loop, quantile, run
 from tests.scripts.background import SLOWNESS, wait_until
 from tests.scripts.run import last_error
 from tests.scripts.run import run as run_script
-from tests.serving.conftest import write_export
+from tests.serving.conftest import NAMES
 from tests.serving.served import Answered, Serving, form
 from tests.serving.test_classify import CHELSEA, COFFEE
 from tests.util.data.test_images_odd import BASELINE, EXACT
+from util.deploy.manifest import read_manifest
 from util.processes import children
 
 LONG = pytest.mark.slow
@@ -204,11 +206,11 @@ def test_an_engine_that_is_stuck_is_replaced_and_nobody_waits_for_it(exported: P
 
 def test_another_export_in_its_place_ends_the_server(exported: Path, tmp_path: Path) -> None:
     """It would answer with the old names and preprocessing."""
-    copy = write_export(tmp_path / "copy", attention=True)
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
     with Serving(copy, tmp_path, "--engine", "onnxruntime") as server:
         server.wait_ready()
-        shutil.rmtree(copy)
-        shutil.copytree(exported, copy)
+        replace(read_manifest(copy), class_names=NAMES[::-1]).write(copy)
         [engine] = children()[server.pid]
         os.kill(engine, signal.SIGKILL)
         assert server.code(30 * SLOWNESS) == 65

@@ -93,6 +93,8 @@ FILE = {"name": "images", "datatype": "BYTES", "shape": [1]}
         ({"inputs": [IMAGE | {"shape": [10**9, 3, 32, 32]}]}, 413, "up to 16 images"),
         ({"inputs": [IMAGE | {"shape": [2, 3, 32, 32]}]}, 400, "has 6144 numbers, got 3072"),
         ({"inputs": [IMAGE | {"data": ["a"] * 3072}]}, 400, "not numbers of float32"),
+        ({"inputs": [IMAGE | {"data": ["1"] * 3072}]}, 400, "not numbers of float32"),
+        ({"inputs": [IMAGE | {"data": [True] * 3072}]}, 400, "not numbers of float32"),
         ({"inputs": [IMAGE | {"data": [[1], [2, 3]]}]}, 400, "not numbers of float32"),
         ({"inputs": [IMAGE | {"data": [1e300] * 3072}]}, 422, "NaN or infinite"),
         ({"inputs": [IMAGE], "outputs": [{"name": "x"}]}, 400, "one output"),

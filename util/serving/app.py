@@ -32,6 +32,7 @@ def create_app(classifier: Classifier, journal: Journal, *, key: ApiKey) -> Fast
         description=f"{classifier.manifest.model}, {classifier.manifest.num_classes} classes",
         lifespan=classifier.running,
         redoc_url=None,
+        redirect_slashes=False,  # the address in a redirection would be what the client calls this host
         docs_url=None,  # its page loads scripts of others
     )
     app.include_router(_health(classifier, journal.metrics))

@@ -151,7 +151,7 @@ def _floats(data: Any, shape: tuple[int, ...]) -> np.ndarray:
     count = math.prod(shape)
     try:
         with np.errstate(over="ignore"):  # what overflows is refused below, without a line in the log
-            values = np.frombuffer(data, "<f4") if isinstance(data, memoryview) else np.array(data, np.float32).ravel()
+            values = np.frombuffer(data, "<f4") if isinstance(data, memoryview) else _numbers(data)
     except (ValueError, TypeError, OverflowError):
         raise RequestError(400, "the data are not numbers of float32") from None
     if values.size != count:
@@ -159,6 +159,14 @@ def _floats(data: Any, shape: tuple[int, ...]) -> np.ndarray:
     if not np.isfinite(values).all():
         raise RequestError(422, "the data have NaN or infinite numbers")
     return values.reshape(shape)
+
+
+def _numbers(data: list[Any]) -> np.ndarray:
+    """Returns the numbers of a list of lists; texts and truth values, which numpy takes, are a TypeError."""
+    found = np.array(data)
+    if found.dtype.kind not in "iuf":
+        raise TypeError(f"{found.dtype}")
+    return found.astype(np.float32).ravel()
 
 
 def _texts(data: Any, count: int) -> list[bytes]:

@@ -9,7 +9,6 @@ import asyncio
 import json
 import socket
 import struct
-import uuid
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -55,6 +54,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_begun = 0.0
         self._loose_bytes = 0  # since the last that were a body's, or the end of a head or a request
         self._place: int | None = None  # that is kept for the request's images
+        self._running: Any = None  # the request that is being answered; `cycle` is the last one that came
         self._refusal: tuple[int, str] | None = None
         self._is_closed = False
         super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]
@@ -70,15 +70,17 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None or self.parser is None:
-            return  # it was refused, and the answer is on its way
+        if self._is_ending or self.parser is None:
+            return  # the last answer is on its way
         if not self._in_head and not self._in_body and self._is_idle:
             self._begin_head()
         self._loose_bytes += len(data)
         self._feed(data)
         if self._refusal is not None:
             self.refuse(*self._refusal)
-        elif self._loose_bytes > self.limits.head_bytes:  # a head without an end, or what follows a body in chunks
+        elif (
+            not self._is_ending and self._loose_bytes > self.limits.head_bytes
+        ):  # a head without an end, or what follows a body in chunks
             self._refuse_head()
 
     def _feed(self, data: bytes) -> None:
@@ -87,7 +89,7 @@ class GuardedProtocol(HttpToolsProtocol):
         The parser takes what follows such a head for the other protocol's, so its body is counted here.
         """
         self._unset_keepalive_if_required()
-        while data and self._refusal is None:
+        while data and not self._is_ending:
             if self._foreign_body:
                 part, data = data[: self._foreign_body], data[self._foreign_body :]
                 self._foreign_body -= len(part)
@@ -105,6 +107,16 @@ class GuardedProtocol(HttpToolsProtocol):
                 return
 
     @property
+    def _is_ending(self) -> bool:
+        """Whether nothing that still comes is answered."""
+        return self._refusal is not None or self.transport.is_closing()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the connection is being closed."""
+        return bool(self.transport.is_closing())
+
+    @property
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
@@ -115,11 +127,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if not self._in_head:  # it came behind another
-            self._head_begun = self.loop.time()
+        if not self._in_head and not self._is_ending:  # it came in one piece with another
+            self._in_head, self._head_begun = True, self.loop.time()
 
     def on_headers_complete(self) -> None:
-        if self._refusal is not None:
+        if self._is_ending:
             return  # what came in one piece behind a request that ends the connection
         self._in_head, self._in_body, self._loose_bytes = False, True, 0
         size = sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -146,9 +158,20 @@ class GuardedProtocol(HttpToolsProtocol):
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
             self._refusal = (400, "the URL is invalid")
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         self._leave()
         super().on_response_complete()
+        if self._running is not None and not self._running.response_complete:
+            return  # the next one, which waited
+        if self._refusal is not None:
+            self.refuse(*self._refusal)
+        elif self._in_head and not self.transport.is_closing():  # a head that has begun behind it
+            self._unset_keepalive_if_required()
+            self._start_timer(self.limits.head_seconds, self._late)
 
     def _leave(self) -> None:
         self.admission.leave(self._place)
@@ -167,8 +190,13 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._is_dropped:
             self._is_dropped = False
             self.on_response_complete()
-        elif self._refusal is None:
+        elif not self._is_ending:
             super().on_message_complete()
+            if self._is_idle:  # answered before its body was there, which has ended the time between two requests
+                self._unset_keepalive_if_required()
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
 
     def _turn_away(self, error: RefusedError) -> None:
         """Answers at once, and keeps the connection where that is cheaper than a new one."""
@@ -214,16 +242,28 @@ class GuardedProtocol(HttpToolsProtocol):
         what = "head" if self._in_head else "body"
         self.refuse(408, f"the request's {what} did not arrive in time")
 
-    def refuse(self, status: int, reason: str) -> None:
-        """Answers and closes, unless an answer is under way already: then the connection just ends."""
+    def refuse(self, status: int, reason: str, *, at_once: bool = False) -> None:
+        """Answers what has come last and closes, when those that came before it are answered.
+
+        at_once: does not wait for them. An answer that has begun is not followed by another; the connection just ends.
+        """
         status, reason = self._refusal = self._refusal or (status, reason)
         self._stop_timer()
         if self.transport.is_closing():
             return
-        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
-            number = uuid.uuid4().hex
+        running = None if self._running is None or self._running.response_complete else self._running
+        if running is not None and not at_once and (running is not self.cycle or not self._in_body):
+            if self._in_body and self.pipeline:
+                self.pipeline.popleft()  # the one that is refused, which waited for its turn
+            return  # until `on_response_complete`
+        if running is None or not running.response_started:
+            method, url, headers = b"", getattr(self, "url", b"") or b"", ()
+            if running is not None:
+                scope = running.scope
+                method, url, headers = scope["method"].encode(), scope["raw_path"], scope["headers"]
+            number = number_of(headers)
             self._write(status, reason, number, retry_after=1 if status == 503 else None, close=True)
-            self.admission.note(b"", getattr(self, "url", b"") or b"", number, status)
+            self.admission.note(method, url[: self.limits.url_bytes], number, status)
         self.transport.close()
 
     def _write(self, status: int, reason: str, number: str, *, retry_after: int | None, close: bool) -> None:
@@ -275,6 +315,10 @@ class _Lingering:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._is_closing:  # what was refused meanwhile may still be answered, in vain
+            self._transport.write(data)
 
     def is_closing(self) -> bool:
         return self._is_closing or self._transport.is_closing()

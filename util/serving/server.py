@@ -11,19 +11,21 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import uvicorn
 from fastapi import FastAPI
 
-from util.errors import OutputError, UserError
+from util.errors import LimitError, OutputError, UserError
 from util.files import as_line
 from util.serving.admission import Admission
 from util.serving.classifier import Classifier
 from util.serving.observed import log, say
 from util.serving.protocol import GuardedProtocol, Limits, protocol_with
 
-BACKLOG = 2048  # connections that the system holds until they are taken
-OTHER_FILES = 256  # engines, the log, libraries
+BACKLOG = 256  # connections that the system holds until they are taken, all at once
+OTHER_FILES = 64  # engines, the log, libraries
+LEAST_CONNECTIONS = 16
 SWITCH_SECONDS = 0.001  # Python's threads take turns so often: decoding must not keep answers waiting
 
 
@@ -63,10 +65,11 @@ class Server(uvicorn.Server):
                 self._refuse_rest()
 
     def _refuse_rest(self) -> None:
-        rest = [c for c in self.server_state.connections if isinstance(c, GuardedProtocol)]
-        say("drain is over", connections=len(rest))
+        rest = [c for c in self.server_state.connections if isinstance(c, GuardedProtocol) and not c.is_ended]
+        if rest:
+            say("drain is over", connections=len(rest))
         for connection in rest:
-            connection.refuse(503, "the server is stopping")
+            connection.refuse(503, "the server is stopping", at_once=True)
 
     def end_with(self, error: UserError) -> None:
         """Ends the server; `error` is for whoever started it."""
@@ -103,16 +106,20 @@ def run(
     A port that cannot be opened is an OutputError. holder: where engines find the server when they cannot go on.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
+    connections = _allow_files(limits.connections)
+    if connections < limits.connections:
+        say("few open files", connections=connections, note="the system's limit of open files allows no more")
+    limits = replace(limits, connections=connections)
     config = uvicorn.Config(
         app, http=protocol_with(limits, admission), ws="none", loop="asyncio", lifespan="on", log_config=None,
-        access_log=False, server_header=False, timeout_graceful_shutdown=math.ceil(drain) + 1, timeout_keep_alive=5,
+        access_log=False, server_header=False, backlog=BACKLOG, timeout_graceful_shutdown=math.ceil(drain) + 1,
+        timeout_keep_alive=5,
     )  # fmt: skip
 
     def stopping() -> None:
         classifier.is_draining = True
 
     holder.server = server = Server(config, drain=drain, on_stop=stopping)
-    _allow_files(limits.connections)
     try:
         asyncio.run(_serve(server, host, port, has_key=admission.has_key))
     except SystemExit:  # uvicorn's, where the application could not start
@@ -122,13 +129,23 @@ def run(
         raise server.error
 
 
-def _allow_files(connections: int) -> None:
-    """Raises the limit of open files so that all connections fit, as far as the system lets a process do that."""
+def _allow_files(connections: int) -> int:
+    """Raises the limit of open files so that all connections fit, and returns how many do; a LimitError below 16.
+
+    Beside them there are those that are refused at the moment.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + BACKLOG + OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    others = 2 * BACKLOG + OTHER_FILES
+    wanted = connections + others
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    most = wanted if hard == resource.RLIM_INFINITY else max(soft, min(wanted, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most - others < LEAST_CONNECTIONS:
+        raise LimitError(
+            f"a process may open {hard} files here; the server needs {others + LEAST_CONNECTIONS}: raise `ulimit -n`"
+        )
+    return min(connections, most - others)
 
 
 async def listen(host: str, port: int) -> socket.socket:

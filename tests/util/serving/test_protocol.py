@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -32,13 +33,13 @@ class Open:
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with the body; at /large with so much that a client has to read."""
-    body, more = b"", True
+    """Answers with the body; at /early without waiting for it, at /large with so much that a client has to read."""
+    body, more = b"", scope["path"] != "/early"
     while more:
         message = await receive()
         body, more = body + message.get("body", b""), message.get("more_body", False)
-    if scope["path"] == "/slow":
-        await asyncio.sleep(5)
+    if scope["path"].startswith("/slow"):
+        await asyncio.sleep(0.3 if scope["path"] == "/slow/a_little" else 5)
     data = b"x" * LARGE if scope["path"] == "/large" else body
     headers = [(b"content-length", str(len(data)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -54,15 +55,18 @@ def serve(work: Callable[[Callable[[], Awaitable[Streams]]], Awaitable[None]]) -
     async def main() -> None:
         admission: Any = Open()
         protocol, state = protocol_with(LIMITS, admission), ServerState()
-        config = Config(application, ws="none", lifespan="off", log_config=None)
+        config = Config(application, ws="none", lifespan="off", log_config=None, timeout_keep_alive=1)
         config.load()
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: failures.append(context))
         server = await loop.create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         async with server:
             await asyncio.wait_for(work(lambda: asyncio.open_connection("127.0.0.1", port, limit=1 << 16)), 60)
 
+    failures: list[dict[str, Any]] = []
     asyncio.run(main())
+    assert failures == []
 
 
 async def read_all(reader: asyncio.StreamReader) -> bytes:
@@ -183,5 +187,60 @@ def test_an_upgrade_whose_body_has_no_length_is_refused() -> None:
         answer = await read_all(reader)
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert "Content-Length" in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+
+    serve(work)
+
+
+@pytest.mark.parametrize("late", [b"12345", b"12345GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_body_that_comes_after_its_answer_does_not_keep_the_connection(late: bytes) -> None:
+    async def work(connect: Callable[[], Awaitable[Streams]]) -> None:
+        reader, writer = await connect()
+        writer.write(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        writer.write(late)
+        begun = time.monotonic()
+        answer = await asyncio.wait_for(read_all(reader), 10 * SLOWNESS)
+        assert answer.count(b"HTTP/1.1 200") == late.count(b"GET")
+        assert 0.5 < time.monotonic() - begun < 4 * SLOWNESS
+
+    serve(work)
+
+
+GOOD = b"POST /slow/a_little HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nfirst"
+
+
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (b"GARBAGE\r\n\r\n", 400),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", 400),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 4000 + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nX: ", 408),
+    ],
+    ids=["no HTTP", "a long URL", "a wrong chunk", "many headers", "half a head"],
+)
+def test_what_is_wrong_behind_a_request_does_not_take_its_answer(bad: bytes, status: int) -> None:
+    async def work(connect: Callable[[], Awaitable[Streams]]) -> None:
+        reader, writer = await connect()
+        writer.write(GOOD + bad)
+        answer = await asyncio.wait_for(read_all(reader), 20 * SLOWNESS)
+        assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", str(status).encode()]
+        assert b"\r\n\r\nfirstHTTP/1.1" in answer
+
+    serve(work)
+
+
+def test_nothing_is_answered_behind_a_refusal_that_lingers() -> None:
+    async def work(connect: Callable[[], Awaitable[Streams]]) -> None:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        writer.write(b"GET /" + b"a" * 9000)
+        answer = b""
+        while b"HTTP/1.1 4" not in answer and not reader.at_eof():
+            answer += await reader.read(1 << 16)
+        writer.write(b" HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer += await asyncio.wait_for(read_all(reader), 10 * SLOWNESS)
+        assert len(re.findall(rb"HTTP/1\.1 4\d\d", answer)) == 1
 
     serve(work)

@@ -35,6 +35,7 @@ class Limits:
     head_bytes: int = 16_384
     url_bytes: int = 8_192
     connections: int = 512
+    told: int = 256  # connections more, which learn why they are refused; others are cut off
     dropped_bytes: int = 4 << 20  # of a refused body that is let in so that the connection can be kept
 
 
@@ -59,7 +60,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_closed = False
         super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]
         self._begin_head()  # also where it is refused: its request is let in, or a reset would take the answer along
-        if len(self.connections) > self.limits.connections:
+        if len(self.connections) > self.limits.connections + self.limits.told:
+            self._cut()
+        elif len(self.connections) > self.limits.connections:
             self.refuse(503, "too many connections are open")
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 from tests.scripts.background import SLOWNESS
 from util.serving.protocol import Limits, protocol_with
 
-LIMITS = Limits(head_seconds=1.0, request_seconds=1.0, write_seconds=1.0, linger_seconds=0.5, connections=3)
+LIMITS = Limits(head_seconds=1.0, request_seconds=1.0, write_seconds=1.0, linger_seconds=0.5, connections=3, told=10)
 LARGE = 1 << 22  # bytes of an answer that no system takes in at once
 
 
@@ -242,5 +242,18 @@ def test_nothing_is_answered_behind_a_refusal_that_lingers() -> None:
         writer.write(b" HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
         answer += await asyncio.wait_for(read_all(reader), 10 * SLOWNESS)
         assert len(re.findall(rb"HTTP/1\.1 4\d\d", answer)) == 1
+
+    serve(work)
+
+
+def test_many_connections_too_many_are_cut_off_without_a_word() -> None:
+    async def work(connect: Callable[[], Awaitable[Streams]]) -> None:
+        held = [await connect() for _ in range(LIMITS.connections)]
+        more = [await connect() for _ in range(LIMITS.told + 5)]
+        answers = await asyncio.gather(*(asyncio.wait_for(read_all(reader), 20 * SLOWNESS) for reader, _ in more))
+        told = [b"too many connections are open" in answer for answer in answers]
+        assert told == [True] * LIMITS.told + [False] * 5
+        for _, writer in held:
+            writer.close()
 
     serve(work)

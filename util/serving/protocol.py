@@ -115,11 +115,6 @@ class GuardedProtocol(HttpToolsProtocol):
         return self._refusal is not None or self.transport.is_closing()
 
     @property
-    def is_ended(self) -> bool:
-        """Whether the connection is being closed."""
-        return bool(self.transport.is_closing())
-
-    @property
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
@@ -255,9 +250,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         running = None if self._running is None or self._running.response_complete else self._running
-        if running is not None and not at_once and (running is not self.cycle or not self._in_body):
-            if self._in_body and self.pipeline:
-                self.pipeline.popleft()  # the one that is refused, which waited for its turn
+        if running is not None and not at_once and not running.more_body:
+            if self.pipeline and self.pipeline[0][0].more_body:
+                self.pipeline.popleft()  # the one whose body is refused, which waited for its turn
             return  # until `on_response_complete`
         if running is None or not running.response_started:
             method, url, headers = b"", getattr(self, "url", b"") or b"", ()

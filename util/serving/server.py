@@ -65,7 +65,8 @@ class Server(uvicorn.Server):
                 self._refuse_rest()
 
     def _refuse_rest(self) -> None:
-        rest = [c for c in self.server_state.connections if isinstance(c, GuardedProtocol) and not c.is_ended]
+        rest = [c for c in self.server_state.connections if isinstance(c, GuardedProtocol)]
+        rest = [connection for connection in rest if not connection.transport.is_closing()]
         if rest:
             say("drain is over", connections=len(rest))
         for connection in rest:

@@ -214,19 +214,21 @@ GOOD = b"POST /slow/a_little HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nfir
     [
         (b"GARBAGE\r\n\r\n", 400),
         (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"POST /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", 414),
         (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", 400),
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 4000 + b"\r\n", 431),
         (b"GET / HTTP/1.1\r\nX: ", 408),
     ],
-    ids=["no HTTP", "a long URL", "a wrong chunk", "many headers", "half a head"],
+    ids=["no HTTP", "a long URL", "a long URL with a body", "a wrong chunk", "many headers", "half a head"],
 )
-def test_what_is_wrong_behind_a_request_does_not_take_its_answer(bad: bytes, status: int) -> None:
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_is_wrong_behind_requests_does_not_take_their_answers(number: int, bad: bytes, status: int) -> None:
     async def work(connect: Callable[[], Awaitable[Streams]]) -> None:
         reader, writer = await connect()
-        writer.write(GOOD + bad)
+        writer.write(number * GOOD + bad)
         answer = await asyncio.wait_for(read_all(reader), 20 * SLOWNESS)
-        assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", str(status).encode()]
-        assert b"\r\n\r\nfirstHTTP/1.1" in answer
+        assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200"] * number + [str(status).encode()]
+        assert answer.count(b"\r\n\r\nfirstHTTP/1.1") == number
 
     serve(work)
 

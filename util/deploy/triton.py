@@ -15,7 +15,7 @@ from pathlib import Path
 from util.deploy.bundle import ONNX
 from util.deploy.engines import tell_nobody
 from util.deploy.manifest import Manifest
-from util.evaluation.files import write_text
+from util.whole_files import write_text
 
 MAX_BATCH = 16
 QUEUE_MICROSECONDS = 1000  # that a request waits for others

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from util.errors import OutputError, SaveError
-from util.evaluation.files import check_whole_output, create_folder, write_whole
 from util.evaluation.records import ImageRecord, image_records
 from util.evaluation.report import can_draw, write_comparison, write_report
 from util.evaluation.results import ImageResults
@@ -18,6 +17,7 @@ from util.evaluation.task import Task, figures_of
 from util.options import DataOptions, EvalOptions
 from util.prediction import write_results
 from util.weights.state import peek_checked_state
+from util.whole_files import check_whole_output, create_folder, write_whole
 
 MAX_NAMED = 20  # unreadable images named in the log
 

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from util.errors import SaveError
-from util.evaluation.files import write_text, write_whole
 from util.evaluation.results import ImageResults
 from util.evaluation.statistics import (
     Calibration,
@@ -32,6 +31,7 @@ from util.evaluation.statistics import (
     class_statistics,
     confusion_pairs,
 )
+from util.whole_files import write_text, write_whole
 
 PICTURES = ("confusion.png", "calibration.png", "per_class.png")
 DECIMALS = 4

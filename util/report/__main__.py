@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from util.errors import DataError, MissingInputError, OutputError, UsageError, run_script
-from util.evaluation.files import create_folder, write_text
 from util.files import kind_of
 from util.log import start_logging
 from util.report.page import GENERATOR, report_page
 from util.report.run import read_run
 from util.settings import tool_parser
+from util.whole_files import create_folder, write_text
 
 NAME = "report.html"
 SUFFIX = ".html"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from util.evaluation.files import create_folder, write_whole
+from util.whole_files import create_folder, write_whole
 
 MAX_BYTES = 200  # of an image's name; a file's may have 255
 

@@ -20,7 +20,6 @@ from matplotlib.text import Text
 from tests.image_results import make_results
 from util.data.class_names import IMAGENET_NAMES, read_class_names
 from util.errors import OutputError, SaveError, UsageError
-from util.evaluation.files import check_whole_output, create_folder, write_text
 from util.evaluation.pictures import (
     draw_calibration,
     draw_confusion,
@@ -42,6 +41,7 @@ from util.evaluation.report import (
 )
 from util.evaluation.results import ImageResults
 from util.evaluation.statistics import calibration, class_statistics, confusion_pairs
+from util.whole_files import check_whole_output, create_folder, write_text
 
 RESULTS = make_results(400, 12)
 NAMES = ['a, "b"', "ü", *(f"class {i}" for i in range(2, 12))]

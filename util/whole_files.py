@@ -1,4 +1,4 @@
-"""Writing an evaluation's files: what cannot be written is refused before the evaluation, not after it."""
+"""Files that are written whole or not at all, and refused before hours of work if they cannot be written."""
 
 import contextlib
 import os

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,6 @@ from tests.util.weights.test_download import DIGEST, DONE, fetch, fetch_and_fail
 from util.errors import MissingInputError, OutputError, SaveError, UntrustedFileError
 from util.weights import download, transfer
 from util.weights.transfer import DownloadError
-
-
-@pytest.fixture(autouse=True)
-def _no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_ENDPOINT", raising=False)
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer() as running:
-        yield running
-
 
 # -- the cache --------------------------------------------------------------------------------------------------------
 

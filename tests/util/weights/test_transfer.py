@@ -3,7 +3,6 @@
 import itertools
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +20,6 @@ QUICK = Patience(timeout=10.0, tries=3, pause=0.01)
 OLD = bytes(HALF)  # the beginning of another version
 TOTAL = len(CONTENT)
 PARTIAL = {"weights.bin.part", "weights.bin.part.json"}
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer() as running:
-        yield running
 
 
 def fetch(server: FileServer, folder: Path, patience: Patience = QUICK) -> bytes:
